@@ -1,0 +1,99 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Bytes and text: base64url, hex, length-prefixed digests, bounded JSON."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from mh_core.errors import InputError
+
+#: Largest JSON document anybody here reads, bytes.
+MAX_JSON = 2 * 1024 * 1024
+
+
+def b64u(data: bytes) -> str:
+    """Base64url without padding (RFC 7515, section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def unb64u(text: str, event: str = "core.encoding.base64url") -> bytes:
+    """Strict inverse of :func:`b64u`.
+
+    :raises InputError: another alphabet, padding, or bits left over.
+    """
+    try:
+        raw = text.encode("ascii")
+        data = base64.b64decode(raw + b"=" * (-len(raw) % 4), b"-_", True)
+    except (ValueError, binascii.Error) as exc:
+        raise InputError(event, "not base64url") from exc
+    if b64u(data) != text:
+        raise InputError(event, "not canonical base64url")
+    return data
+
+
+def lp(data: bytes) -> bytes:
+    """Length-prefixed bytes: 4 bytes big-endian, then the data."""
+    return len(data).to_bytes(4, "big") + data
+
+
+def labelled_digest(label: str, parts: Iterable[bytes]) -> bytes:
+    """SHA-256 over a typed label and length-prefixed parts (32 bytes)."""
+    digest = hashlib.sha256(lp(label.encode()))
+    for part in parts:
+        digest.update(lp(part))
+    return digest.digest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no white space (a subset of RFC 8785).
+
+    Only for documents without floating-point numbers.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    ).encode("ascii")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in out:
+            raise InputError("core.json.duplicate", "a member appears twice")
+        out[name] = value
+    return out
+
+
+def _no_float(text: str) -> Any:
+    raise InputError("core.json.number", "only whole numbers are used here")
+
+
+def parse_json(data: bytes, limit: int = MAX_JSON) -> Any:
+    """Parse one JSON document; no duplicate members, no floats.
+
+    :param limit: largest size in bytes.
+    :raises InputError: ``core.json.*``.
+    """
+    if len(data) > limit:
+        raise InputError("core.json.size", "the document is too large")
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_no_duplicates,
+            parse_float=_no_float,
+            parse_constant=_no_float,
+        )
+    except (ValueError, RecursionError) as exc:
+        raise InputError("core.json.syntax", "not a JSON document") from exc
