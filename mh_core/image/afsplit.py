@@ -1,0 +1,146 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Anti-forensic splitting and sector ciphers of LUKS1 key material.
+
+Source: LUKS On-Disk Format Specification 1.2.3, sections 2.4 (anti-forensic
+splitter) and 5 (cipher modes); dm-crypt for the IV generators. Pure
+functions; nothing here reads a header, so every length is checked by the
+caller (``mh_core.image.luks1``).
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+SECTOR = 512
+STRIPES = 4000
+XTS = "xts-plain64"
+CBC = "cbc-essiv:sha256"
+KEY_BYTES = {XTS: 64, CBC: 32}  # AES-256 in both
+
+_DIGEST = 32
+
+
+def _diffuse(block: bytes) -> bytes:
+    """H1 of the specification: hash each 32-byte piece with its number.
+
+    :param block: one stripe, 32 or 64 bytes.
+    :returns: as many bytes.
+    """
+    sha256 = hashlib.sha256
+    return b"".join(
+        sha256(struct.pack(">I", i) + block[at : at + _DIGEST]).digest()
+        for i, at in enumerate(range(0, len(block), _DIGEST))
+    )
+
+
+def _fold(stripes: bytes, size: int) -> bytes:
+    """Diffuse and xor whole stripes, from an all-zero state.
+
+    :param stripes: a multiple of ``size`` bytes.
+    :param size: bytes of one stripe, 32 or 64.
+    :returns: the state after the last stripe, ``size`` bytes.
+    """
+    number = int.from_bytes
+    state = bytes(size)
+    for at in range(0, len(stripes), size):
+        mixed = number(state, "big") ^ number(stripes[at : at + size], "big")
+        state = _diffuse(mixed.to_bytes(size, "big"))
+    return state
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    number = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
+    return number.to_bytes(len(left), "big")
+
+
+def split(key: bytes, filler: bytes) -> bytes:
+    """AFsplit: spread a key over ``STRIPES`` stripes.
+
+    :param key: 32 or 64 bytes.
+    :param filler: random, ``len(key) * (STRIPES - 1)`` bytes.
+    :returns: ``len(key) * STRIPES`` bytes.
+    """
+    return filler + _xor(_fold(filler, len(key)), key)
+
+
+def merge(material: bytes, size: int) -> bytes:
+    """AFmerge: the key out of its stripes.
+
+    :param material: ``size * STRIPES`` bytes.
+    :param size: bytes of the key, 32 or 64.
+    :returns: the key, ``size`` bytes.
+    """
+    last = size * (STRIPES - 1)
+    return _xor(_fold(material[:last], size), material[last:])
+
+
+def _ivs(mode: str, key: bytes, count: int) -> list[bytes]:
+    """One 16-byte IV (tweak) for each of the sectors 0 to count - 1."""
+    plain = b"".join(struct.pack("<QQ", i, 0) for i in range(count))
+    if mode == CBC:
+        salt = algorithms.AES(hashlib.sha256(key).digest())
+        # ESSIV is by definition one block cipher call for each number.
+        essiv = Cipher(salt, modes.ECB()).encryptor()  # noqa: S305
+        plain = essiv.update(plain)
+    return [plain[at : at + 16] for at in range(0, len(plain), 16)]
+
+
+def _sectors(
+    mode: str,
+    key: bytes,
+    data: bytes,
+    one: Callable[[algorithms.AES, bytes, bytes], bytes],
+) -> bytes:
+    aes = algorithms.AES(key)
+    ivs = _ivs(mode, key, len(data) // SECTOR)
+    return b"".join(
+        one(aes, iv, data[i * SECTOR : (i + 1) * SECTOR])
+        for i, iv in enumerate(ivs)
+    )
+
+
+def _mode(mode: str, iv: bytes) -> modes.XTS | modes.CBC:
+    return modes.CBC(iv) if mode == CBC else modes.XTS(iv)
+
+
+def encrypt(mode: str, key: bytes, data: bytes) -> bytes:
+    """Encrypt key material as dm-crypt does sectors from number 0 on.
+
+    :param mode: a key of ``KEY_BYTES``.
+    :param key: ``KEY_BYTES[mode]`` bytes.
+    :param data: a multiple of 512 bytes.
+    :returns: as many bytes.
+    """
+    return _sectors(
+        mode,
+        key,
+        data,
+        lambda aes, iv, part: (
+            Cipher(aes, _mode(mode, iv)).encryptor().update(part)
+        ),
+    )
+
+
+def decrypt(mode: str, key: bytes, data: bytes) -> bytes:
+    """The inverse of :func:`encrypt`; same shapes."""
+    return _sectors(
+        mode,
+        key,
+        data,
+        lambda aes, iv, part: (
+            Cipher(aes, _mode(mode, iv)).decryptor().update(part)
+        ),
+    )
