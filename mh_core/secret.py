@@ -67,9 +67,7 @@ def redact(value: Any) -> Any:
     """A copy of a document or text with every secret taken out."""
     if isinstance(value, dict):
         return {
-            name: _HIDDEN
-            if str(name).lower() in SENSITIVE
-            else redact(inner)
+            name: _HIDDEN if str(name).lower() in SENSITIVE else redact(inner)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple):
