@@ -31,7 +31,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from mh_core.errors import InputError
-from mh_core.image import luks1, qcow2
+from mh_core.image import luks1
+from mh_core.image import qcow2_header as qcow2
 
 CLUSTER_BITS = 16
 FORMATS = ("qcow2", "luks")
