@@ -22,7 +22,7 @@
 import re
 import uuid as uuid_module
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from mh_core.encoding import unb64u
 from mh_core.errors import InputError
@@ -74,7 +74,7 @@ class Fields:
     ) -> str:
         value = self.take(name, str, default)
         if value is default:
-            return value
+            return cast(str, value)
         if not minimum <= len(value) <= maximum:
             raise self.fail(name, f"{minimum} to {maximum} characters")
         if pattern is not None and not re.fullmatch(pattern, value):
@@ -106,7 +106,7 @@ class Fields:
         """A UUID in its canonical text form (RFC 9562), lower case."""
         value = self.take(name, str, default)
         if value is default:
-            return value
+            return cast(str, value)
         try:
             if str(uuid_module.UUID(value)) != value:
                 raise ValueError
