@@ -38,14 +38,14 @@ _BANK_LIMIT = 16
 
 @dataclasses.dataclass(frozen=True)
 class Attest:
-    """TPMS_ATTEST of a quote or a certification (Part 2 section 10.12.8).
+    """TPMS_ATTEST of a quote or a certification (Part 2, same name).
 
     type: ST_QUOTE or ST_CERTIFY.
     qualified_signer: qualified Name of the signing key.
     extra: the caller's qualifyingData.
     clock: milliseconds the TPM ran (Part 2 section 10.11.1). With reset,
         restart and firmware it is obfuscated unless the signing key is in
-        the endorsement or platform hierarchy (Part 1 section 36.7).
+        the endorsement or platform hierarchy (Part 3 section 18.1).
     reset, restart: TPM Resets, and Restarts or Resumes since.
     safe: no greater clock was ever reported.
     selection: (hash algorithm, bitmap) per bank; empty for a certification.
@@ -166,7 +166,7 @@ def verify_signature(
             value = r.sized(public.bits // 8)
             r.end()
             # The salt is as long as fits or as the digest, by the TPM's age
-            # (Part 1 annex B.7).
+            # (Part 1 annex B).
             pad: padding.AsymmetricPadding = (
                 padding.PKCS1v15()
                 if scheme == c.ALG_RSASSA
@@ -192,8 +192,8 @@ def check_primary(
 
     `attest` is what :func:`mh_core.tpm.quote.verify_certify` returned for
     `certified`. A primary key of RH_NULL is gone after a TPM Reset, as that
-    hierarchy's seed is (Part 1 section 13.4); the qualified Name, which the
-    AK signed, shows the hierarchy.
+    hierarchy's seed is (Part 1, "Hierarchies"); the qualified Name, which
+    the AK signed, shows the hierarchy.
 
     Raises VerificationError ``core.tpm.certify.hierarchy``.
     """

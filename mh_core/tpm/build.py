@@ -92,9 +92,7 @@ def certify_body(name: bytes, qualified_name: bytes) -> bytes:
     return reader.sized(name) + reader.sized(qualified_name)
 
 
-def ecdsa_signature(
-    key: ec.EllipticCurvePrivateKey, message: bytes
-) -> bytes:
+def ecdsa_signature(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
     """Sign with a P-256 key and SHA-256; return a TPMT_SIGNATURE.
 
     Raises InputError ``core.tpm.pack`` for a key of a longer curve.

@@ -55,9 +55,9 @@ def pcr_selection(indices: Collection[int]) -> bytes:
 
     Raises InputError ``core.tpm.pcr.index``.
     """
-    return reader.pack(
-        "IHB", 1, c.ALG_SHA256, c.PCR_SELECT_SIZE
-    ) + pcr_bitmap(indices)
+    return reader.pack("IHB", 1, c.ALG_SHA256, c.PCR_SELECT_SIZE) + pcr_bitmap(
+        indices
+    )
 
 
 def pcr_digest(pcrs: Mapping[int, bytes]) -> bytes:

@@ -34,9 +34,7 @@ _RESIDENT: Final = c.FIXED_TPM | c.FIXED_PARENT | c.SENSITIVE_DATA_ORIGIN
 _AK_NEED: Final = _RESIDENT | c.RESTRICTED | c.SIGN
 # How its own authorisation works is the host's business: the TPM signs only
 # what it made itself, whoever asks.
-_AK_MAY: Final = (
-    c.USER_WITH_AUTH | c.ADMIN_WITH_POLICY | c.NO_DA | c.ST_CLEAR
-)
+_AK_MAY: Final = c.USER_WITH_AUTH | c.ADMIN_WITH_POLICY | c.NO_DA | c.ST_CLEAR
 _BIND_NEED: Final = _RESIDENT | c.DECRYPT
 _BIND_MAY: Final = c.NO_DA | c.ST_CLEAR
 _EK_NEED: Final = _RESIDENT | c.RESTRICTED | c.DECRYPT
@@ -135,13 +133,13 @@ class Public:
 
     @property
     def name(self) -> bytes:
-        """The object's Name: nameAlg, digest (Part 1 section 16)."""
+        """The object's Name: nameAlg, digest (Part 1, "Names")."""
         return reader.pack("H", self.name_alg) + c.digest(
             self.name_alg, self.raw
         )
 
     def qualified_name(self, parent: bytes) -> bytes:
-        """Qualified Name under a parent (Part 1 section 26.5).
+        """Qualified Name under a parent (Part 1, "Qualified Names").
 
         `parent` is the parent's own qualified Name; of a primary key it is
         the hierarchy's handle: see :func:`hierarchy_name`.
@@ -176,13 +174,11 @@ class Public:
 
 
 def hierarchy_name(handle: int) -> bytes:
-    """The qualified Name of a hierarchy: its handle (Part 1 section 16)."""
+    """The qualified Name of a hierarchy: its handle (Part 1, "Names")."""
     return reader.pack("I", handle)
 
 
-def _attributes(
-    public: Public, need: int, may: int, event: str
-) -> None:
+def _attributes(public: Public, need: int, may: int, event: str) -> None:
     missing = need & ~public.attributes
     surplus = public.attributes & ~(need | may)
     if missing or surplus:
@@ -225,8 +221,8 @@ def check_ak(public: Public) -> None:
     Restricted signing key, never outside this TPM: P-256 ECDSA, or RSA of
     at least 2048 bits with RSASSA or RSAPSS, SHA-256 throughout. A
     restricted key refuses data that begins with TPM_GENERATED_VALUE, so its
-    signature over an attestation means a TPM made it (Part 1 section
-    31.2.2).
+    signature over an attestation means a TPM made it (Part 1,
+    "Restricted Signing Keys").
 
     That the TPM is genuine is what credential activation shows.
 
