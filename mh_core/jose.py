@@ -183,6 +183,17 @@ def unwrap(token: str, key: Mapping[str, Any], apv: bytes) -> bytes:
     return bytes(found.plaintext)
 
 
+def recipient(token: str) -> str:
+    """``kid`` of the key a JWE was made for; unauthenticated.
+
+    :raises InputError: ``core.jose.token``.
+    """
+    kid = _header(token, 5).get("kid")
+    if not isinstance(kid, str):
+        raise InputError("core.jose.token", "no recipient is named")
+    return kid
+
+
 def _jwe_header(token: str, apv: bytes) -> dict[str, Any]:
     header = _header(token, 5)
     allowed = {"alg", "enc", "typ", "kid", "apv", "epk"}
