@@ -43,6 +43,7 @@ __all__ = [
     "check",
     "inspect",
     "parse",
+    "read_at",
     "read_header",
     "read_luks",
 ]
@@ -115,8 +116,12 @@ def check(
         raise _deny("virtual-size", "the virtual size is over the bound")
 
 
-def _pread(fd: int, length: int, offset: int) -> bytes:
-    """Up to ``length`` bytes; less only at the end of the file."""
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Bytes of an open file; fewer only at its end.
+
+    :param fd: an open descriptor; its offset stays.
+    :raises InputError: ``core.image.qcow2.read``.
+    """
     parts = []
     try:
         while length:
@@ -141,7 +146,7 @@ def read_header(fd: int) -> Qcow2Header:
         size = os.fstat(fd).st_size
     except OSError:
         raise _bad("read", "the image cannot be read") from None
-    return parse(_pread(fd, min(size, HEAD_MAX), 0), size)
+    return parse(read_at(fd, min(size, HEAD_MAX), 0), size)
 
 
 def read_luks(fd: int, header: Qcow2Header) -> bytes:
@@ -159,7 +164,7 @@ def read_luks(fd: int, header: Qcow2Header) -> bytes:
         raise InputError(
             "core.image.luks.payload", "the LUKS header is too large"
         )
-    return _pread(fd, header.luks_length, header.luks_offset)
+    return read_at(fd, header.luks_length, header.luks_offset)
 
 
 def inspect(
@@ -177,7 +182,7 @@ def inspect(
     if header.crypt_method != CRYPT_LUKS:
         raise _deny("crypt-method", "the image is not encrypted with LUKS")
     length = min(header.luks_length, luks1.HEADER_SIZE)
-    luks = luks1.parse(_pread(fd, length, header.luks_offset), max_iterations)
+    luks = luks1.parse(read_at(fd, length, header.luks_offset), max_iterations)
     if luks.size != header.luks_length:
         raise InputError(
             "core.image.luks.payload",

@@ -18,10 +18,12 @@ import shutil
 import subprocess
 import time
 import uuid
+import zlib
 
 import pytest
 
-from mh_core.image import afsplit, luks1, overlay, qcow2
+from mh_core import errors
+from mh_core.image import afsplit, luks1, mapping, overlay, qcow2
 
 MISSING = [
     tool
@@ -288,3 +290,28 @@ def test_data_into_a_header_of_ours(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     qcow2.check(inspect(path)[0], backing=None, virtual_size=SIZE)
+
+
+def test_compressed_cluster_is_refused(tmp_path):
+    """QEMU shows a compressed cluster without a key; mapping refuses it."""
+    path = str(tmp_path / "disk")
+    write(path, TOP)
+    done = qemu_io(options(path, "top"), "write -P 0x5a 0 2M")
+    assert not failed(done), done.stderr
+    fd = os.open(path, os.O_RDWR)
+    header = qcow2.read_header(fd)
+    mapping.check(fd, header)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -12)
+    forged = deflate.compress(b"\x66" * 65536) + deflate.flush()
+    assert len(forged) <= 512
+    end = -(-os.fstat(fd).st_size // 65536) * 65536
+    os.pwrite(fd, forged.ljust(65536, b"\0"), end)
+    entry = os.pread(fd, 8, header.l1_offset)
+    table = int.from_bytes(entry, "big") & ~(1 << 63)
+    os.pwrite(fd, (1 << 62 | end).to_bytes(8, "big"), table)
+    done = qemu_io(options(path, "top"), "read -P 0x66 0 64k")
+    assert not failed(done), done.stdout
+    with pytest.raises(errors.VerificationError) as caught:
+        mapping.check(fd, header)
+    assert caught.value.event == "core.image.qcow2.compressed"
+    os.close(fd)
