@@ -23,7 +23,8 @@ MAX_STRUCTURE = 4096
 class Reader:
     """Takes integers and octets off the front of a byte string.
 
-    Big-endian, as TPM structures are (Part 2, "Notation"), or little-endian, as the event log is. Every method raises
+    Big-endian, as TPM structures are (Part 2, "Notation"), or
+    little-endian, as the event log is. Every method raises
     InputError ``core.tpm.reader.short`` at the end of the input.
     """
 

@@ -421,14 +421,14 @@ def luks(maker: Maker) -> None:
         with open(f"{maker.work}/luks-{name}", "wb") as image:
             image.truncate(32 << 20)
         made = maker.make(f"luks-{name}", cryptsetup(*options))
-        facts = {}
+        facts: dict[str, Any] = {}
         if expect == "ok":
             uuid = run("cryptsetup", "luksUUID", made["path"]).strip()
             facts = {"luks_uuid": uuid, "luks_iterations": 1000}
         maker.vector(f"luks-{name}", made, expect, **facts)
         if name == "xts":
             luks_edited(maker, made)
-    for name, expect, options in (
+    for name, expect, extra in (
         ("qemu", "ok", ""),
         ("serpent", event + "cipher", ",cipher-alg=serpent-256"),
     ):
@@ -437,7 +437,7 @@ def luks(maker: Maker) -> None:
             (
                 *("qemu-img", "create", "-q", "-f", "luks"),
                 *("--object", KEY_OBJECT, "-o"),
-                *(f"key-secret=s,iter-time=10{options}", "FILE", str(SIZE)),
+                *(f"key-secret=s,iter-time=10{extra}", "FILE", str(SIZE)),
             ),
         )
         maker.vector(f"luks-{name}", made, expect)
