@@ -41,6 +41,8 @@ def read_rsa(r: reader.Reader) -> tuple[int, rsa.RSAPublicKey]:
     modulus = r.sized(max(_RSA_BITS) // 8)
     if bits not in _RSA_BITS or len(modulus) * 8 != bits:
         raise _bad(f"RSA of {bits} bits, {len(modulus)} octets")
+    if not modulus[-1] & 1:
+        raise _bad("RSA modulus is even")
     try:
         key = rsa.RSAPublicNumbers(
             exponent, int.from_bytes(modulus, "big")

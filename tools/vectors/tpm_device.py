@@ -15,6 +15,7 @@
 import os
 import pathlib
 import socket
+import struct
 import subprocess
 import time
 from types import TracebackType
@@ -35,9 +36,14 @@ class Tpm:
         self.commands: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = dict(os.environ)
+        self._control = ""
 
     def __enter__(self) -> "Tpm":
         self._manufacture()
+        self._start("not-need-init,startup-clear")
+        return self
+
+    def _start(self, flags: str) -> None:
         port = _free_pair()
         self._process = subprocess.Popen(
             [
@@ -51,7 +57,7 @@ class Tpm:
                 "--ctrl",
                 f"type=tcp,port={port + 1},bindaddr=127.0.0.1",
                 "--flags",
-                "not-need-init,startup-clear",
+                flags,
             ]
         )
         for _ in range(200):
@@ -60,10 +66,15 @@ class Tpm:
                 break
             except OSError:
                 time.sleep(0.02)
+        self._control = f"127.0.0.1:{port + 1}"
         self._environment["TPM2TOOLS_TCTI"] = (
             f"swtpm:host=127.0.0.1,port={port}"
         )
-        return self
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
 
     def __exit__(
         self,
@@ -71,9 +82,7 @@ class Tpm:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=10)
+        self._stop()
 
     def _manufacture(self) -> None:
         ca = self.authority
@@ -145,6 +154,21 @@ class Tpm:
                 capture_output=True,
                 check=True,
             )
+
+    def restart(self, locality: int) -> None:
+        """Reset the TPM and start it up from a locality."""
+        self._stop()
+        self._start("not-need-init")
+        subprocess.run(
+            ["swtpm_ioctl", "--tcp", self._control, "-l", str(locality)],
+            check=True,
+        )
+        # Not with tpm2_startup: its TCTI sets locality 0 first.
+        host, _, port = self._control.partition(":")
+        with socket.create_connection((host, int(port) - 1)) as data:
+            data.sendall(struct.pack(">HIIH", 0x8001, 12, 0x144, 0))
+            if data.recv(10)[-4:] != bytes(4):
+                raise SystemExit("TPM2_Startup failed")
 
     def read(self, name: str) -> bytes:
         """Return a file's contents."""
