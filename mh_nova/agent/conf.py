@@ -30,6 +30,11 @@ AGENT_OPTS = [
         "host. A launch prepared for another name is refused.",
     ),
     cfg.StrOpt(
+        "host_id",
+        default="",
+        help="Uuid of this host; empty: made once and kept in state_dir.",
+    ),
+    cfg.StrOpt(
         "socket",
         default=DEFAULT_SOCKET,
         help="Path of the unix socket nova-compute talks to. Its directory "
@@ -194,23 +199,34 @@ LISTENER_OPTS = [
         "server.",
     ),
     cfg.PortOpt("bind_port", default=15446, help="TCP port to listen on."),
+    cfg.BoolOpt(
+        "enabled",
+        default=True,
+        help="Listen at all. False: the host can be neither enrolled nor "
+        "asked for its state.",
+    ),
     cfg.StrOpt(
         "cert_file",
-        default="",
+        default="/etc/mh-agent/listener.pem",
         help="PEM file of the listener's certificate; the attestation "
-        "server pins its SHA-256 at enrolment. Empty: made by the agent in "
-        "state_dir.",
+        "server pins its SHA-256 at enrolment.",
     ),
     cfg.StrOpt(
         "key_file",
-        default="",
+        default="/etc/mh-agent/listener.key",
         help="PEM file of the listener's private key, mode 0600.",
     ),
-    cfg.ListOpt(
+    cfg.StrOpt(
+        "client_ca_file",
+        default="/etc/mh-agent/attest-ca.pem",
+        help="PEM file of the CA of the attestation server's client "
+        "certificate.",
+    ),
+    cfg.StrOpt(
         "client_sha256",
-        default=[],
-        help="SHA-256 (hex) of the DER form of each client certificate that "
-        "may ask: those of the attestation server. Empty: nobody may.",
+        default="",
+        help="SHA-256 (hex) of the DER form of the one client certificate "
+        "that may ask: the attestation server's. Empty: nobody may.",
     ),
     cfg.IntOpt(
         "timeout",

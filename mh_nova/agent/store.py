@@ -1,0 +1,208 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""What the agent remembers: one small JSON file per instance and base.
+
+No secret is in them: of a launch, only what is needed to ask for its keys
+again.  Files are written to a temporary name and renamed, so that a crash
+leaves the old or the new one.
+"""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mh_core.encoding import canonical_json, parse_json
+from mh_core.errors import InputError, NotFound
+from mh_core.fields import Fields
+
+EVENT = "agent.record"
+DISK_NAME = r"disk(\.(local|swap|eph[0-9]{1,3}))?"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file's content; mode 0600, on disk when this returns."""
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class DiskRecord:
+    """
+    :param name: nova's name of the disk.
+    :param size: virtual size, bytes.
+    :param luks_uuid: in the overlay's LUKS header.
+    :param base: it lies over the image's base.
+    """
+
+    name: str
+    size: int
+    luks_uuid: str
+    base: bool
+
+    @classmethod
+    def parse(cls, value: Any) -> "DiskRecord":
+        fields = Fields(value, EVENT)
+        disk = cls(
+            fields.text("name", pattern=DISK_NAME),
+            fields.integer("size", 0, 1 << 50),
+            fields.uuid("luks_uuid"),
+            fields.boolean("base"),
+        )
+        fields.end()
+        return disk
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """One instance, as ``prepare`` gave it; ``made`` once its disks exist."""
+
+    instance: str
+    image: str
+    project: str
+    user: str
+    host: str
+    key_url: str
+    key_id: str
+    manifest: str
+    compat: bool
+    user_data_digest: str
+    disks: tuple[DiskRecord, ...]
+    made: bool = False
+
+    @classmethod
+    def parse(cls, value: Any) -> "InstanceRecord":
+        """:raises InputError: ``agent.record``."""
+        fields = Fields(value, EVENT)
+        fields.integer("version", 1, 1)
+        record = cls(
+            instance=fields.uuid("instance"),
+            image=fields.uuid("image"),
+            project=fields.text("project", maximum=64),
+            user=fields.text("user", maximum=64),
+            host=fields.text("host"),
+            key_url=fields.text("key_url", maximum=2048),
+            key_id=fields.uuid("key_id"),
+            manifest=fields.text("manifest", maximum=256 * 1024),
+            compat=fields.boolean("compat"),
+            user_data_digest=fields.text("user_data_digest", maximum=64),
+            disks=fields.list("disks", DiskRecord.parse, 16),
+            made=fields.boolean("made"),
+        )
+        fields.end()
+        return record
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """Identity of a base that was hashed: stat fields and the digest."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    sha256: str
+
+    @classmethod
+    def parse(cls, value: Any) -> "BaseRecord":
+        fields = Fields(value, EVENT)
+        most = (1 << 64) - 1
+        record = cls(
+            device=fields.integer("device", 0, most),
+            inode=fields.integer("inode", 0, most),
+            size=fields.integer("size", 0, most),
+            mtime_ns=fields.integer("mtime_ns", -most, most),
+            ctime_ns=fields.integer("ctime_ns", -most, most),
+            sha256=fields.hex("sha256", 32).hex(),
+        )
+        fields.end()
+        return record
+
+    @classmethod
+    def of(cls, fd: int, sha256: str) -> "BaseRecord":
+        status = os.fstat(fd)
+        return cls(
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            sha256,
+        )
+
+
+@dataclass
+class Store:
+    """
+    :param root: the agent's state directory; made with mode 0700.
+    """
+
+    root: Path
+    _instances: Path = field(init=False)
+    _bases: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._instances = self.root / "instances"
+        self._bases = self.root / "bases"
+        for path in (self._instances, self._bases):
+            path.mkdir(mode=0o700, exist_ok=True)
+
+    def instance(self, instance: str) -> InstanceRecord:
+        """:raises NotFound: ``agent.record.unknown``.
+        :raises InputError: ``agent.record``: damaged."""
+        try:
+            data = (self._instances / f"{instance}.json").read_bytes()
+        except FileNotFoundError as exc:
+            raise NotFound(
+                EVENT + ".unknown", "the agent has no record of the instance"
+            ) from exc
+        record = InstanceRecord.parse(parse_json(data))
+        if record.instance != instance:
+            raise InputError(EVENT, "the record is of another instance")
+        return record
+
+    def save_instance(self, record: InstanceRecord) -> None:
+        document = {"version": 1, **asdict(record)}
+        write_atomic(
+            self._instances / f"{record.instance}.json",
+            canonical_json(document),
+        )
+
+    def drop_instance(self, instance: str) -> None:
+        (self._instances / f"{instance}.json").unlink(missing_ok=True)
+
+    def base(self, name: str) -> BaseRecord | None:
+        """What was known of a base; None where it must be hashed again."""
+        try:
+            data = (self._bases / f"{name}.json").read_bytes()
+            return BaseRecord.parse(parse_json(data))
+        except (FileNotFoundError, InputError):
+            return None
+
+    def save_base(self, name: str, record: BaseRecord) -> None:
+        write_atomic(
+            self._bases / f"{name}.json", canonical_json(asdict(record))
+        )
+
+    def drop_base(self, name: str) -> None:
+        (self._bases / f"{name}.json").unlink(missing_ok=True)
