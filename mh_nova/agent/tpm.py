@@ -34,7 +34,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tpm2_pytss import (
+# The library's own log prints every refused command to standard error.
+os.environ.setdefault("TSS2_LOG", "all+none")
+
+from tpm2_pytss import (  # noqa: E402
     ESAPI,
     ESYS_TR,
     TPM2_ALG,
@@ -60,20 +63,30 @@ from tpm2_pytss import (
     TPMU_SYM_MODE,
     TSS2_Exception,
 )
-from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
+from tpm2_pytss.utils import (  # noqa: E402
+    NoSuchIndex,
+    NVReadEK,
+    create_ek_template,
+)
 
-from mh_core.errors import MHError, Unavailable, VerificationError
-from mh_core.evidence import BOUND
-from mh_core.tpm.policy import policy_pcr
-from mh_core.tpm.public import Public
-from mh_core.tpm.quote import LABEL_BIND, extra_data, verify_certify
+from mh_core.errors import MHError, Unavailable, VerificationError  # noqa: E402
+from mh_core.evidence import BOUND  # noqa: E402
+from mh_core.tpm.policy import policy_pcr  # noqa: E402
+from mh_core.tpm.public import Public  # noqa: E402
+from mh_core.tpm.quote import (  # noqa: E402
+    LABEL_BIND,
+    extra_data,
+    verify_certify,
+)
 
 T = TypeVar("T")
 _OA = TPMA_OBJECT
 _MADE_HERE = _OA.FIXEDTPM | _OA.FIXEDPARENT | _OA.SENSITIVEDATAORIGIN
-_AK = _MADE_HERE | _OA.USERWITHAUTH | _OA.RESTRICTED | _OA.SIGN_ENCRYPT
+_OPEN = _MADE_HERE | _OA.USERWITHAUTH | _OA.RESTRICTED | _OA.NODA
+# noDA: an unclean stop must not count as a failed try (Part 1, 19.8)
+_AK = _OPEN | _OA.SIGN_ENCRYPT
 _BIND = _MADE_HERE | _OA.DECRYPT | _OA.NODA
-_SALT = _MADE_HERE | _OA.USERWITHAUTH | _OA.RESTRICTED | _OA.DECRYPT
+_SALT = _OPEN | _OA.DECRYPT
 #: TPM_RC_PCR_CHANGED (Part 2, 6.6.3): another PCR moved under a session.
 _PCR_CHANGED = 0x128
 #: Format-one codes without handle, session or parameter number.
