@@ -84,7 +84,11 @@ def load_certificate(data: bytes) -> x509.Certificate:
             if not data[end:].strip(b"\0") or not data[end:].strip(b"\xff"):
                 data = data[:end]
         return x509.load_der_x509_certificate(data)
-    except (ValueError, exceptions.UnsupportedAlgorithm):
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        exceptions.UnsupportedAlgorithm,
+    ):
         raise errors.InputError(
             "core.tpm.ekcert.parse", "not an X.509 certificate"
         ) from None
