@@ -222,7 +222,9 @@ def command_lines(events: Iterable[Event]) -> tuple[str, ...]:
             if event.authentic or event.measures(line):
                 lines.append(_text(line, "utf-8"))
         elif event.pcr == PCR_UKI_CONFIG and event.authentic:
-            lines.append(_text(event.data, _encoding(event.data)))
+            encoding = _encoding(event.data)
+            end = "\0".encode(encoding)
+            lines.append(_text(event.data.removesuffix(end), encoding))
     return tuple(lines)
 
 
@@ -236,7 +238,7 @@ def _encoding(data: bytes) -> str:
 
 def _text(line: bytes, encoding: str) -> str:
     try:
-        text = line.decode(encoding).removesuffix("\0")
+        text = line.decode(encoding)
     except UnicodeDecodeError:
         text = "\0"
     # The kernel would stop reading at a zero, and the reader would not.

@@ -20,11 +20,11 @@ import sys
 import tempfile
 from typing import Any
 
-import tpm_cases
-import tpm_more
-from tpm_device import Tpm
+from tpm_parts import cases, ek, logs, names
+from tpm_parts.device import Tpm
 
-TARGET = pathlib.Path("tests/vectors/tpm")
+ROOT = pathlib.Path(__file__).parents[2]
+TARGET = ROOT / "tests/vectors/tpm"
 
 
 def versions() -> dict[str, str]:
@@ -39,17 +39,17 @@ def versions() -> dict[str, str]:
     return {"tpm2-tools": found["tpm2_quote"], "swtpm": found["swtpm"]}
 
 
-def write(name: str, tool: str, cases: list[dict[str, Any]]) -> None:
+def write(name: str, tool: str, found: list[dict[str, Any]]) -> None:
     """Write one file of cases."""
     document = {
         "tool": tool,
         "versions": versions(),
-        "made_by": "make vectors (tools/vectors/tpm.sh)",
-        "cases": cases,
+        "made_by": "make vectors (tools/vectors/tpm.py)",
+        "cases": found,
     }
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     (TARGET / f"{name}.json").write_text(text)
-    sys.stdout.write(f"{name}: {len(cases)} cases\n")
+    sys.stdout.write(f"{name}: {len(found)} cases\n")
 
 
 def main() -> None:
@@ -61,24 +61,18 @@ def main() -> None:
     ):
         for index in (0, 2, 4, 7):
             tpm.run("tpm2_pcrextend", f"{index}:sha256={index + 1:064x}")
-        tpm_cases.keys(tpm)
-        write("quote", "tpm2_quote", tpm_cases.quotes(tpm))
-        write(
-            "certify", "tpm2_send, tpm2_certify", tpm_cases.certifications(tpm)
-        )
-        write("public", "tpm2_readpublic", tpm_more.publics(tpm))
-        write(
-            "policy", "tpm2_createpolicy, tpm2_policy*", tpm_more.policies(tpm)
-        )
+        cases.keys(tpm)
+        write("quote", "tpm2_quote", cases.quotes(tpm))
+        write("certify", "tpm2_send, tpm2_certify", cases.certifications(tpm))
+        write("public", "tpm2_readpublic", names.publics(tpm))
+        write("policy", "tpm2_createpolicy, tpm2_policy*", names.policies(tpm))
         write(
             "credential",
             "tpm2_makecredential, tpm2_activatecredential",
-            tpm_more.credentials(tpm),
+            ek.credentials(tpm),
         )
-        write(
-            "ekcert", "swtpm_setup, swtpm_localca", tpm_more.certificates(tpm)
-        )
-        write("eventlog", "tpm2_eventlog", tpm_more.logs(tpm))
+        write("ekcert", "swtpm_setup, swtpm_localca", ek.certificates(tpm))
+        write("eventlog", "tpm2_eventlog", logs.logs(tpm))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-#!/bin/sh
 # Licensed under the Apache License, Version 2.0 (the "License"); you may
 # not use this file except in compliance with the License. You may obtain
 # a copy of the License at
@@ -10,7 +9,3 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-# Makes the TPM vectors again. Needs swtpm, swtpm-tools and tpm2-tools.
-set -eu
-cd "$(dirname "$0")/../.."
-PYTHONPATH=. exec "${PYTHON:-python3}" tools/vectors/tpm.py

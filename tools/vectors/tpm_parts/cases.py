@@ -15,7 +15,7 @@
 import struct
 from typing import Any
 
-from tpm_device import Tpm
+from tpm_parts.device import Tpm
 
 PCRS = (0, 2, 4, 7)
 AK = (
