@@ -64,6 +64,7 @@ class Journal:
         self._lock = threading.Lock()
         self._head, self._seq = audit.GENESIS, 0
         if path.exists():
+            self._mend(path)
             rows = list(read(path))
             self._head = audit.verify_chain(rows)
             self._seq = self._last(rows)
@@ -76,6 +77,16 @@ class Journal:
             | os.O_NOFOLLOW,
             0o600,
         )
+
+    @staticmethod
+    def _mend(path: Path) -> None:
+        """Cut a line that a crash left half written: nothing was decided
+        on it, because :meth:`write` had not returned."""
+        with path.open("r+b") as file:
+            data = file.read()
+            if data and not data.endswith(b"\n"):
+                LOG.warning("%s.mended: the last line was cut off", EVENT)
+                file.truncate(data.rfind(b"\n") + 1)
 
     @staticmethod
     def _last(rows: list[tuple[bytes, bytes]]) -> int:

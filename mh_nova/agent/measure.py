@@ -1,0 +1,147 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""The measuring decision: may this image run?
+
+Steps, with the id each refuses by:
+
+1. the manifest is signed by one of the keys in the release
+   (``agent.measure.manifest-signature``);
+2. its digest is one the release allows, and the one that was asked for
+   (``agent.measure.manifest-digest``);
+3. it is the manifest of this image, under this key
+   (``agent.measure.image``);
+4. size and SHA-256 of the file, as the agent hashed it, are the manifest's
+   (``agent.measure.size``, ``agent.measure.digest``);
+5. its headers are of the allowed kind, its virtual size is the manifest's
+   (``agent.measure.header``), and the released key opens it
+   (``agent.measure.dek``);
+6. every measurer asked for agrees (``agent.measure.measurer``).
+"""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mh_core import manifest as manifest_module
+from mh_core.errors import Denied, InputError, MHError, VerificationError
+from mh_core.image import luks1, qcow2
+from mh_core.manifest import Manifest
+from mh_core.payload import ReleasePayload
+from mh_core.request import KeyRequest
+from mh_nova.agent.measurers.base import HashedFile, Measurer
+
+EVENT = "agent.measure"
+PASSED = EVENT + ".passed"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What passed.
+
+    :param verdicts: measurer name to its verdict, for the VM report.
+    """
+
+    manifest: Manifest
+    verdicts: dict[str, str]
+
+
+def measure(
+    payload: ReleasePayload,
+    token: str,
+    request: KeyRequest,
+    image: HashedFile,
+    measurers: Mapping[str, Measurer],
+) -> Measured:
+    """
+    :param payload: from :func:`mh_nova.agent.release.open_release`.
+    :param token: the manifest's compact JWS, as nova gave it.
+    :param request: what the release answers.
+    :param image: the file, hashed by the agent.
+    :raises Denied: as in the module's list; every other error is a refusal
+        as well.
+    """
+    # 1
+    try:
+        manifest = Manifest.verify(token, payload.manifest_keys)
+    except (InputError, VerificationError) as exc:
+        raise Denied(
+            EVENT + ".manifest-signature",
+            "the manifest is not signed by a key the key server names "
+            f"({exc.event})",
+        ) from exc
+    # 2
+    digest = manifest_module.digest(token)
+    if digest not in payload.manifest_digests or not hmac.compare_digest(
+        digest, request.manifest_digest
+    ):
+        raise Denied(
+            EVENT + ".manifest-digest",
+            "the key's policy does not list this manifest",
+        )
+    # 3
+    if (
+        manifest.image != request.image
+        or manifest.key_id != request.key_id
+        or manifest.key_id != payload.key_id
+    ):
+        raise Denied(
+            EVENT + ".image", "the manifest is of another image or key"
+        )
+    # 4
+    if image.size != manifest.size:
+        raise Denied(
+            EVENT + ".size",
+            f"the image has {image.size} bytes, its manifest says "
+            f"{manifest.size}",
+        )
+    if not hmac.compare_digest(image.sha256, manifest.sha256):
+        raise Denied(
+            EVENT + ".digest", "the image is not the one its owner signed"
+        )
+    # 5
+    _headers(manifest, payload, image)
+    # 6
+    verdicts: dict[str, str] = {}
+    for name, measurer in measurers.items():
+        try:
+            verdicts[name] = measurer.measure(manifest, image)
+        except MHError as exc:
+            raise Denied(
+                EVENT + ".measurer", f"{name}: {exc.message} ({exc.event})"
+            ) from exc
+    if not verdicts:
+        raise Denied(EVENT + ".measurer", "no measurer is configured")
+    return Measured(manifest, verdicts)
+
+
+def _headers(
+    manifest: Manifest, payload: ReleasePayload, image: HashedFile
+) -> None:
+    """Step 5, through the descriptor that was hashed."""
+    if manifest.format != "qcow2+luks":
+        raise Denied(
+            EVENT + ".header", f"format {manifest.format} cannot be started"
+        )
+    try:
+        header, _luks = qcow2.inspect(image.fd)
+        qcow2.check(header, backing=None, virtual_size=manifest.virtual_size)
+        area = qcow2.read_luks(image.fd, header)
+    except (InputError, VerificationError) as exc:
+        raise Denied(
+            EVENT + ".header", f"{exc.message} ({exc.event})"
+        ) from exc
+    try:
+        luks1.unlock(area, luks1.passphrase(payload.dek.reveal()))
+    except (InputError, VerificationError) as exc:
+        raise Denied(
+            EVENT + ".dek", f"the released key does not open it ({exc.event})"
+        ) from None
