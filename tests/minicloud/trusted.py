@@ -116,13 +116,21 @@ client_sha256 = {client_sha256}
 _NOVA = """\
 [filter_scheduler]
 available_filters = mh_scheduler.filters.all_filters
-enabled_filters = ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,TrustedFilter
+enabled_filters = {filters}
 [mh_scheduler]
 attestation_url = {ATTEST}
 ca_file = {ca}
 token_file = {folder}/scheduler.token
 ttl = 3
 """
+
+# the cloud's own list, and ours as the last
+_FILTERS = (
+    "ComputeFilter",
+    "ComputeCapabilitiesFilter",
+    "ImagePropertiesFilter",
+    "TrustedFilter",
+)
 
 _CLIENT = """\
 [kms]
@@ -166,7 +174,9 @@ class TrustedCloud:
         self._certificates()
         names = {"ATTEST": ATTEST_ORIGIN, "ca": self.ca}
         self.cloud.extra["nova.conf"] = _NOVA.format(
-            **names, folder=self.mh / "scheduler"
+            **names,
+            folder=self.mh / "scheduler",
+            filters=",".join(_FILTERS),
         )
         for node in self.cloud.nodes:
             node.options.command = ["mh-nova-compute"]
