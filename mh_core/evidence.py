@@ -27,7 +27,8 @@ from mh_core.akcert import AkIdentity, verify_ak_certificate
 from mh_core.encoding import b64u
 from mh_core.errors import InputError, VerificationError
 from mh_core.fields import Fields
-from mh_core.tpm.attest import Attest
+from mh_core.tpm.attest import Attest, check_primary
+from mh_core.tpm.constants import RH_NULL
 from mh_core.tpm.policy import policy_pcr
 from mh_core.tpm.public import Public, check_ak, check_bind
 from mh_core.tpm.quote import (
@@ -141,7 +142,8 @@ def verify_host(
     3. the quote is the AK's, over ``extra`` and exactly ``selection``, and
        its digest is that of the PCR values sent;
     4. the bind key was made in the same TPM (certified by the AK), in the
-       same boot as the quote, and is held to the PCR values of the quote.
+       same boot as the quote, dies with it (a primary of the NULL
+       hierarchy), and is held to the PCR values of the quote.
 
     :param extra: expected extraData, see ``mh_core.tpm.quote.extra_data``.
     :param now: aware datetime.
@@ -178,5 +180,6 @@ def verify_host(
         raise VerificationError(
             EVENT + ".boot", "the bind key is of another boot of the host"
         )
+    check_primary(certify, bind, RH_NULL)
     check_bind(bind, policy_pcr({i: evidence.pcrs[i] for i in bound}))
     return VerifiedHost(identity, ak, bind, quote, dict(evidence.pcrs))
