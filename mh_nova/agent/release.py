@@ -16,7 +16,8 @@ Steps, with the id each refuses by:
 
 1. the JWE opens to this boot's bind key, with the digest of our own request
    (recomputed here) as ``apv`` (``agent.release.unwrap``);
-2. the plaintext is a release payload, nothing more (``agent.release.payload``);
+2. the plaintext is a release payload, nothing more
+   (``agent.release.payload``);
 3. request digest, key, purpose and key server are those asked for, and there
    is an overlay key for exactly the disks asked for
    (``agent.release.binding``);

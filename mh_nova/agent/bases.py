@@ -1,0 +1,301 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""The verified bases: which file is it, and is it still what was hashed?
+
+A base is hashed once.  From then on the agent holds it open with a *read
+lease* (fcntl(2), F_SETLEASE): the kernel lets nobody open the file for
+writing, or truncate it, without breaking the lease, which the agent sees.
+While the lease holds, content and digest belong together, whatever happens
+to time stamps: nova's image cache sets them on every pass.  After a restart
+of the agent the lease is gone; then the file is hashed again unless device,
+inode, size, mtime and ctime are all as recorded.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mh_core.errors import Denied, NotFound
+from mh_nova.agent.hashing import GrowingHash, hash_file
+from mh_nova.agent.measurers.base import HashedFile
+from mh_nova.agent.paths import BASE_DIR, PART, Root, base_name, open_at
+from mh_nova.agent.store import BaseRecord, Store
+
+LOG = logging.getLogger(__name__)
+EVENT = "agent.measure.writer"
+
+
+def _lease(fd: int) -> None:
+    """:raises Denied: ``agent.measure.writer``: open for writing now."""
+    try:
+        # SIGIO, the default, would end the process
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as exc:
+        if exc.errno == errno.EAGAIN:
+            raise Denied(
+                EVENT, "somebody has the image open for writing"
+            ) from exc
+        raise Denied(
+            EVENT, "the file system of instances_path has no leases"
+        ) from exc
+
+
+def _holds(fd: int) -> bool:
+    """Nobody has opened the file for writing since :func:`_lease`."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+    except OSError:
+        return False
+
+
+class Bases:
+    """All bases of this host; one lock for each.
+
+    :param root: of ``instances_path``.
+    :param store: where identities are kept.
+    """
+
+    def __init__(self, root: Root, store: Store) -> None:
+        self._root = root
+        self._store = store
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.RLock] = {}
+        self._held: dict[str, HashedFile] = {}
+        self._growing: dict[str, tuple[GrowingHash, set[str]]] = {}
+
+    @contextmanager
+    def _own(self, name: str) -> Iterator[None]:
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            yield
+
+    # -- a base that nova is downloading ---------------------------------
+
+    def follow(self, image: str, instance: str) -> None:
+        """Start to hash the download of an image, for one launch.
+
+        Launches of the same image share one hash.  A left-over of an
+        earlier download, which nobody follows, is removed.  Where the base
+        is there already, nothing is to be followed.
+        """
+        name = base_name(image)
+        with self._own(name):
+            if name in self._growing:
+                self._growing[name][1].add(instance)
+                return
+            if self._path_status(name) is not None:
+                return
+            self._unlink(name + PART)
+            growing = GrowingHash(self._root, name + PART)
+            self._growing[name] = (growing, {instance})
+            growing.start()
+
+    def leave(self, image: str, instance: str) -> None:
+        """A launch needs the hash no longer; the last one ends it."""
+        name = base_name(image)
+        with self._own(name):
+            if name not in self._growing:
+                return
+            growing, users = self._growing[name]
+            users.discard(instance)
+            if not users:
+                del self._growing[name]
+                growing.stop()
+
+    def downloaded(self, image: str) -> None:
+        """nova says that the download has ended."""
+        name = base_name(image)
+        with self._own(name):
+            if name in self._growing:
+                self._growing[name][0].complete()
+
+    def candidate(self, image: str, timeout: float) -> HashedFile:
+        """The image's file, hashed by the agent: the base where it is
+        there, else the finished download.
+
+        :returns: its descriptor stays ours, and open until
+            :meth:`leave` or :meth:`adopt`.
+        :raises Unavailable: ``agent.hash.timeout``.
+        :raises NotFound: ``agent.hash.missing``.
+        """
+        name = base_name(image)
+        with self._own(name):
+            if self._path_status(name) is not None:
+                return self.verified(image)
+            growing = self._growing.get(name)
+            if growing is None:
+                # the base was there at first, and was removed since
+                raise NotFound("agent.hash.missing", "the image is not there")
+        try:
+            return growing[0].wait(timeout)
+        except NotFound:
+            # another launch of the same image may have put it in place
+            return self.verified(image)
+
+    def adopt(self, image: str, hashed: HashedFile) -> None:
+        """Make a measured download the base: not writable, leased, in its
+        place under its final name.
+
+        :raises Denied: ``agent.measure.writer``.
+        """
+        name = base_name(image)
+        with self._own(name):
+            held = self._held.get(name)
+            if held is not None and held.fd == hashed.fd:
+                return
+            status = os.fstat(hashed.fd)
+            there = self._path_status(name)
+            if there is not None and _same(there, status):
+                return
+            if there is not None:
+                raise Denied(EVENT, "another file took the base's place")
+            os.fchown(hashed.fd, os.geteuid(), os.getegid())
+            os.fchmod(hashed.fd, 0o444)
+            # an own description of the file: the lease lives as long as
+            # the descriptor, the hash's own is closed with the launch
+            fd = os.open(
+                f"/proc/self/fd/{hashed.fd}", os.O_RDONLY | os.O_CLOEXEC
+            )
+            try:
+                _lease(fd)
+                if os.fstat(fd).st_size != hashed.size:
+                    raise Denied(EVENT, "the image grew after its hash")
+                with self._root.directory(BASE_DIR) as directory:
+                    part = os.stat(
+                        name + PART, dir_fd=directory, follow_symlinks=False
+                    )
+                    if not _same(part, status):
+                        raise Denied(EVENT, "the download was replaced")
+                    os.rename(
+                        name + PART,
+                        name,
+                        src_dir_fd=directory,
+                        dst_dir_fd=directory,
+                    )
+            except FileNotFoundError as exc:
+                os.close(fd)
+                raise Denied(EVENT, "the download was removed") from exc
+            except Denied:
+                os.close(fd)
+                raise
+            self._hold(name, HashedFile(fd, hashed.size, hashed.sha256))
+
+    def reject(self, image: str) -> None:
+        """Remove a download that was refused, so that the next one is a
+        new file."""
+        name = base_name(image)
+        with self._own(name):
+            self._unlink(name + PART)
+
+    # -- a base that is there --------------------------------------------
+
+    def verified(self, image: str) -> HashedFile:
+        """The base and its digest, hashed again unless known unchanged.
+
+        :raises NotFound: ``agent.path.file``: no base.
+        :raises Denied: ``agent.measure.writer``, ``agent.path.link``.
+        """
+        name = base_name(image)
+        with self._own(name):
+            held = self._held.get(name)
+            there = self._path_status(name)
+            if held is not None:
+                if (
+                    there is not None
+                    and _same(there, os.fstat(held.fd))
+                    and _holds(held.fd)
+                ):
+                    # time stamps may have moved: the lease says that the
+                    # content has not
+                    self._remember(name, held)
+                    return held
+                self._release(name)
+            with self._root.directory(BASE_DIR) as directory:
+                fd = open_at(directory, name)
+            try:
+                _lease(fd)
+                known = self._store.base(name)
+                if known is not None and known == BaseRecord.of(
+                    fd, known.sha256
+                ):
+                    hashed = HashedFile(fd, known.size, known.sha256)
+                else:
+                    LOG.info("%s: hashing base %s", "agent.hash.base", name)
+                    hashed = hash_file(fd)
+                    if not _holds(fd):
+                        raise Denied(EVENT, "written to while it was hashed")
+            except Denied:
+                os.close(fd)
+                raise
+            self._hold(name, hashed)
+            return hashed
+
+    def _hold(self, name: str, hashed: HashedFile) -> None:
+        self._release(name)
+        self._held[name] = hashed
+        self._remember(name, hashed)
+
+    def _remember(self, name: str, hashed: HashedFile) -> None:
+        record = BaseRecord.of(hashed.fd, hashed.sha256)
+        if self._store.base(name) != record:
+            self._store.save_base(name, record)
+
+    def _release(self, name: str) -> None:
+        held = self._held.pop(name, None)
+        if held is not None:
+            os.close(held.fd)
+
+    def prune(self) -> None:
+        """Let go of bases that nova's image cache has removed."""
+        for name in list(self._held):
+            with self._own(name):
+                if name in self._held and self._path_status(name) is None:
+                    self._release(name)
+                    self._store.drop_base(name)
+
+    def close(self) -> None:
+        for growing, _users in self._growing.values():
+            growing.stop()
+        self._growing.clear()
+        for name in list(self._held):
+            self._release(name)
+
+    # -- names -----------------------------------------------------------
+
+    def _path_status(self, name: str) -> os.stat_result | None:
+        try:
+            with self._root.directory(BASE_DIR) as directory:
+                return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except (NotFound, FileNotFoundError):
+            return None
+
+    def _unlink(self, name: str) -> None:
+        try:
+            with self._root.directory(BASE_DIR) as directory:
+                os.unlink(name, dir_fd=directory)
+        except (NotFound, FileNotFoundError):
+            pass
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return stat.S_ISREG(one.st_mode) and (one.st_dev, one.st_ino) == (
+        other.st_dev,
+        other.st_ino,
+    )
