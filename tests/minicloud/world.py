@@ -1,0 +1,324 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""The people of the demo and what they do, on a running TrustedCloud.
+
+Long-winded commands are typed as ``openstack trusted …`` where the demo
+shows them; the many launches behind refusals go through the same REST calls
+without starting a client each time.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import pathlib
+import re
+import secrets
+import time
+import typing
+
+import requests
+
+from tests.minicloud import bootimage, guest
+from tests.minicloud.node import Node
+from tests.minicloud.process import CloudError
+from tests.minicloud.trusted import (
+    ATTEST_ORIGIN,
+    KMS_ORIGIN,
+    TrustedCloud,
+    wait_for,
+)
+
+TRUSTED_FLAVOR = "m1.tiny.trusted"
+PLAIN_FLAVOR = "m1.plain"
+_EVENT = re.compile(r"\b[a-z]+(?:\.[a-z0-9-]+){2,}\b")
+
+
+class Rest:
+    """One service's API with one person's token."""
+
+    def __init__(self, origin: str, ca: pathlib.Path, token: str) -> None:
+        self.origin = origin
+        self._session = requests.Session()
+        self._session.verify = str(ca)
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def __call__(
+        self, method: str, path: str, body: typing.Any = None
+    ) -> typing.Any:
+        answer = self._session.request(
+            method, self.origin + path, json=body, timeout=30
+        )
+        if answer.status_code >= 400:
+            raise CloudError(f"{method} {path}: {answer.text}")
+        return answer.json() if answer.content else None
+
+
+@dataclasses.dataclass
+class TrustedImage:
+    """An image as the tenant made it."""
+
+    id: str
+    name: str
+    key_id: str
+    key_url: str
+    token: str
+    marker: bytes
+    manifest_digest: str
+    properties: dict[str, typing.Any]
+
+
+class World:
+    """
+    :param product: started.
+    """
+
+    def __init__(self, product: TrustedCloud) -> None:
+        self.product = product
+        self.cloud = product.cloud
+        self.node1, self.node2 = self.cloud.nodes
+        self.admin = self.cloud.connect("admin")
+        self.tenant = self.cloud.connect("tenant")
+        self.other = self.cloud.connect("other")
+        self.kms = self._rest(KMS_ORIGIN, product.workstation / "kms.token")
+        self.attest = self._rest(
+            ATTEST_ORIGIN, product.operator / "attest.token"
+        )
+        self.servers: list[typing.Any] = []
+
+    def _rest(self, origin: str, token: pathlib.Path) -> Rest:
+        return Rest(origin, self.product.ca, token.read_text().strip())
+
+    # -- preparation -----------------------------------------------------
+
+    def flavors(self) -> None:
+        """One trusted flavor by our command, one plain."""
+        if self.admin.compute.find_flavor(TRUSTED_FLAVOR) is None:
+            self.product.openstack(
+                "admin",
+                *("trusted", "flavor", "create", TRUSTED_FLAVOR),
+                *("--ram", "64", "--vcpus", "1", "--disk", "1"),
+            )
+        guest.flavor(self.admin, PLAIN_FLAVOR)
+
+    def boot_disk(
+        self, name: str, size: int = 1 << 20
+    ) -> tuple[pathlib.Path, str, bytes]:
+        """A tiny bootable disk: its path, console token, body marker."""
+        token = "token-" + secrets.token_hex(8)
+        marker = b"marker:" + secrets.token_hex(24).encode()
+        path = bootimage.write(
+            self.product.workstation / f"{name}.raw",
+            token.encode(),
+            size=size,
+            marker=marker,
+        )
+        return path, token, marker
+
+    def create_key(self, name: str, *words: str) -> dict[str, typing.Any]:
+        """``openstack trusted key create``"""
+        found = self.product.answer(
+            "tenant", "trusted", "key", "create", name, *words
+        )
+        return typing.cast(dict[str, typing.Any], found)
+
+    def create_image(
+        self,
+        name: str,
+        key: dict[str, typing.Any],
+        *words: str,
+        disk: tuple[pathlib.Path, str, bytes] | None = None,
+    ) -> TrustedImage:
+        """``openstack trusted image create``"""
+        path, token, marker = disk or self.boot_disk(name)
+        made = self.product.answer(
+            "tenant",
+            *("trusted", "image", "create", name),
+            *("--file", path, "--key", key["id"]),
+            *words,
+        )
+        return self.image(made["id"], key, token, marker)
+
+    def image(
+        self,
+        image_id: str,
+        key: dict[str, typing.Any],
+        token: str,
+        marker: bytes,
+    ) -> TrustedImage:
+        document = self.tenant.image.get(f"/v2/images/{image_id}").json()
+        return TrustedImage(
+            id=image_id,
+            name=document["name"],
+            key_id=key["id"],
+            key_url=document["mh_key_url"],
+            token=token,
+            marker=marker,
+            manifest_digest=self.kms("GET", f"/v1/keys/{key['id']}")[
+                "manifests"
+            ][-1],
+            properties=document,
+        )
+
+    # -- launches --------------------------------------------------------
+
+    def ticket(self, image: TrustedImage) -> str:
+        made = self.kms(
+            "POST",
+            f"/v1/keys/{image.key_id}/tickets",
+            {
+                "manifest_digests": [image.manifest_digest],
+                "count": 1,
+                "ttl": 600,
+            },
+        )
+        return str(made["ticket"])
+
+    def launch(
+        self,
+        name: str,
+        image: TrustedImage,
+        *,
+        conn: typing.Any = None,
+        flavor: str = TRUSTED_FLAVOR,
+        image_id: str | None = None,
+        ticket: str | None = None,
+        wait: bool = True,
+        **more: typing.Any,
+    ) -> typing.Any:
+        """Launch and wait until the server is ACTIVE or in ERROR."""
+        conn = conn or self.tenant
+        if ticket is None:
+            ticket = self.ticket(image)
+        server = conn.compute.create_server(
+            name=name,
+            image_id=image_id or image.id,
+            flavor_id=self.admin.compute.find_flavor(flavor).id,
+            networks="none",
+            metadata={"mh_ticket": ticket},
+            **more,
+        )
+        self.servers.append(server)
+        if not wait:
+            return server
+        return guest.wait_status(conn, server, "ACTIVE")
+
+    def boots(
+        self, name: str, image: TrustedImage, **more: typing.Any
+    ) -> typing.Any:
+        """Launch, and see the guest's own line; raises otherwise."""
+        server = self.launch(name, image, **more)
+        if server.status != "ACTIVE":
+            raise CloudError(f"{name}: {guest.fault(server)}")
+        guest.wait_console(self.admin, server, image.token)
+        return server
+
+    def delete(self, *servers: typing.Any) -> None:
+        for server in servers:
+            self.admin.compute.delete_server(
+                server.id, ignore_missing=True, force=False
+            )
+        for server in servers:
+            self.admin.compute.wait_for_delete(server, interval=0.2, wait=60)
+            self.servers = [s for s in self.servers if s.id != server.id]
+
+    def delete_all(self) -> None:
+        self.delete(*list(self.servers))
+
+    def plain_disk(self) -> tuple[typing.Any, str]:
+        """An ordinary image of the tenant's and its console token."""
+        path, token, _marker = self.boot_disk("plain")
+        return guest.upload(self.tenant, "plain", path), token
+
+    # -- what was recorded -----------------------------------------------
+
+    def kms_audit(self, key_id: str) -> list[dict[str, typing.Any]]:
+        found = self.kms("GET", f"/v1/keys/{key_id}/audit")
+        return typing.cast(list[dict[str, typing.Any]], found["records"])
+
+    def attest_audit(self) -> list[dict[str, typing.Any]]:
+        found = self.attest("GET", "/v1/audit")
+        return typing.cast(list[dict[str, typing.Any]], found["records"])
+
+    def events_in(self, text: str) -> list[str]:
+        """Dotted event ids that stand in a message."""
+        return _EVENT.findall(text)
+
+    def log_since(self, path: pathlib.Path, mark: int) -> str:
+        with path.open("rb") as log:
+            log.seek(mark)
+            return log.read().decode(errors="replace")
+
+    # -- state of the hosts ----------------------------------------------
+
+    def agent_ready(self, node: Node) -> None:
+        """Wait until a host is offered for trusted launches again."""
+
+        def test() -> bool:
+            trust = self.attest(
+                "POST", "/v1/hosts/trust", {"hosts": [node.name]}
+            )
+            return bool(trust["hosts"][node.name]["level"] == "trusted")
+
+        wait_for(f"{node.name} trusted", test, 60)
+        self.wait_trait(node, True)
+
+    def wait_trait(self, node: Node, present: bool) -> None:
+        """Wait for CUSTOM_MH_TRUSTED_LAUNCH to be set or withdrawn."""
+        wait_for(
+            f"trait of {node.name} {'set' if present else 'withdrawn'}",
+            lambda: self.has_trait(node) is present,
+            90,
+            pause=0.5,
+        )
+
+    def has_trait(self, node: Node) -> bool:
+        placement = self.admin.placement
+        found = placement.get(
+            "/resource_providers",
+            params={"name": node.name},
+            microversion="1.20",
+        ).json()["resource_providers"]
+        traits = placement.get(
+            f"/resource_providers/{found[0]['uuid']}/traits",
+            microversion="1.6",
+        ).json()["traits"]
+        return "CUSTOM_MH_TRUSTED_LAUNCH" in traits
+
+    def leftovers(self, node: Node, server_id: str) -> list[str]:
+        """What a failed launch left on a host; should be empty."""
+        found = []
+        instances = node.folder / "instances"
+        if (instances / server_id).exists():
+            found.append(f"{node.name}: instance directory")
+        found += [
+            f"{node.name}: {path.name}"
+            for path in (instances / "_base").glob("*.part")
+        ]
+        secrets_left = node.virsh("secret-list").stdout.split()
+        if secrets_left:
+            found.append(f"{node.name}: secrets {secrets_left}")
+        record = (
+            node.folder
+            / f"var/lib/mystery-hill/agent/instances/{server_id}.json"
+        )
+        if record.exists():
+            found.append(f"{node.name}: agent record")
+        return found
+
+    @staticmethod
+    def pause(seconds: float) -> None:
+        time.sleep(seconds)
+
+
+Step = collections.abc.Callable[[World], str]
