@@ -1,0 +1,79 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""nova-compute of an operator who changes domains behind the hook's back.
+
+Runs ``mh-nova-compute``; what stands in ``/run/mystery-hill/foul`` at each
+start of a guest says what is added to its domain: ``disk``, ``console``,
+``config-drive``, ``kernel``; nothing where the file is absent.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+import typing
+
+ORDERS = pathlib.Path("/run/mystery-hill/foul")
+EXTRA = pathlib.Path("/run/mystery-hill/foul.img")
+
+_DISK = (
+    "<disk type='file' device='{kind}'><driver name='qemu' type='raw'/>"
+    "<source file='{path}'/><target dev='{dev}' bus='{bus}'/>"
+    "{more}</disk>"
+)
+ADDITIONS = {
+    "disk": _DISK.format(
+        kind="disk", path=EXTRA, dev="vdz", bus="virtio", more=""
+    ),
+    "config-drive": _DISK.format(
+        kind="cdrom", path=EXTRA, dev="hdd", bus="ide", more="<readonly/>"
+    ),
+    "console": "<graphics type='vnc' port='-1' listen='127.0.0.1'/>",
+}
+
+
+def tamper(xml: str, order: str) -> str:
+    """The domain as the operator would like it."""
+    if order == "kernel":
+        return xml.replace("<os>", f"<os><kernel>{EXTRA}</kernel>", 1)
+    return xml.replace("</devices>", ADDITIONS[order] + "</devices>", 1)
+
+
+def _patch() -> None:
+    import nova.cmd.compute  # chooses the threading model: the first
+    from nova.virt.libvirt.driver import LibvirtDriver
+
+    assert nova.cmd.compute
+    honest = LibvirtDriver._get_guest_xml
+
+    @functools.wraps(honest)
+    def foul(self: typing.Any, *args: typing.Any, **kw: typing.Any) -> str:
+        xml = str(honest(self, *args, **kw))
+        if ORDERS.exists():
+            if not EXTRA.exists():
+                EXTRA.write_bytes(bytes(1 << 20))
+            xml = tamper(xml, ORDERS.read_text().strip())
+        return xml
+
+    LibvirtDriver._get_guest_xml = foul
+
+
+def main() -> int:
+    _patch()
+    from mh_nova.cmd import compute
+
+    return compute.main() or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
