@@ -1,0 +1,217 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Is this the nova the hook was tested with?
+
+nova promises nothing about the methods we override. Beside this file lies,
+for each tested version, what they looked like: their signatures, and the
+SHA-256 of their source. ``python -m mh_nova.hook.compat`` prints the record
+of the nova that is installed.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from importlib import metadata, resources
+from typing import Any
+
+from mh_core.errors import Denied
+from mh_core.verdict import Event
+
+#: Class or module to the names in it that the hook overrides or calls.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "nova.virt.libvirt.driver:LibvirtDriver": (
+        "__init__",
+        "_clean_shutdown",
+        "_cleanup",
+        "_create_and_inject_local_root",
+        "_create_guest",
+        "_create_guest_with_network",
+        "_create_image",
+        "_create_images_and_backing",
+        "_get_guest_disk_config",
+        "_hard_reboot",
+        "_needs_rebase_original_qcow2_image",
+        "_soft_reboot",
+        "_try_fetch_image_cache",
+        "attach_volume",
+        "cache_image",
+        "check_can_live_migrate_destination",
+        "check_can_live_migrate_source",
+        "cleanup",
+        "destroy",
+        "finish_migration",
+        "init_host",
+        "migrate_disk_and_power_off",
+        "power_off",
+        "power_on",
+        "pre_live_migration",
+        "rescue",
+        "resume",
+        "resume_state_on_host_boot",
+        "snapshot",
+        "spawn",
+        "suspend",
+        "unrescue",
+        "update_provider_tree",
+        "volume_snapshot_create",
+    ),
+    "nova.virt.libvirt.imagebackend:Backend": (
+        "__init__",
+        "backend",
+        "by_libvirt_path",
+        "by_name",
+    ),
+    "nova.virt.libvirt.imagebackend:Image": (
+        "__init__",
+        "cache",
+        "create_image",
+        "get_disk_size",
+        "get_model",
+        "is_file_in_instance_path",
+        "libvirt_info",
+        "resize_image",
+        "resolve_driver_format",
+        "snapshot_extract",
+    ),
+    "nova.virt.libvirt.imagebackend": ("_update_utime_ignore_eacces",),
+    "nova.virt.libvirt.config:LibvirtConfigGuestDisk": ("format_dom",),
+    "nova.virt.images": ("do_image_deep_inspection", "fetch"),
+    "nova.compute.manager:ComputeManager": (
+        "_error_out_instance_on_exception",
+        "_shelve_instance",
+        "rescue_instance",
+    ),
+}
+#: The series the hook is written for.
+SERIES = "34."
+
+Record = dict[str, dict[str, str]]
+
+
+def current() -> Record:
+    """Signature and source hash of every target in the installed nova.
+
+    :raises Denied: ``hook.compat.missing``.
+    """
+    found: Record = {}
+    for path, names in TARGETS.items():
+        module, _, klass = path.partition(":")
+        owner: Any = importlib.import_module(module)
+        try:
+            if klass:
+                owner = getattr(owner, klass)
+            for name in names:
+                function = inspect.unwrap(getattr(owner, name))
+                source = inspect.getsource(function).encode()
+                found[f"{path}.{name}"] = {
+                    "signature": str(inspect.signature(function)),
+                    "sha256": hashlib.sha256(source).hexdigest(),
+                }
+        except (AttributeError, OSError, TypeError) as exc:
+            raise Denied(
+                "hook.compat.missing",
+                f"this nova's {path} is not the one the hook is made for",
+            ) from exc
+    return found
+
+
+def recorded(version: str) -> Record | None:
+    """What was tested, or None for a version that was not."""
+    entry = resources.files(__name__).joinpath(f"{version}.json")
+    if not entry.is_file():
+        return None
+    record: Record = json.loads(entry.read_text(encoding="utf-8"))["methods"]
+    return record
+
+
+def newest() -> str:
+    """The newest version with a record."""
+    versions = [
+        entry.name.removesuffix(".json")
+        for entry in resources.files(__name__).iterdir()
+        if entry.name.endswith(".json")
+    ]
+    return max(
+        versions, key=lambda text: tuple(int(n) for n in text.split("."))
+    )
+
+
+def compare(
+    tested: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Mapping[str, str]],
+) -> tuple[Event, ...]:
+    """What differs in source only, as findings.
+
+    :raises Denied: ``hook.compat.signature``: overriding would break
+        instances of any kind, so nova-compute must not start.
+    """
+    broken = sorted(
+        name
+        for name in tested.keys() | found.keys()
+        if name not in tested
+        or name not in found
+        or tested[name]["signature"] != found[name]["signature"]
+    )
+    if broken:
+        raise Denied(
+            "hook.compat.signature",
+            "nova's interface differs from the tested one: "
+            + ", ".join(name.rpartition(".")[2] for name in broken),
+        )
+    changed = sorted(
+        name.rpartition(".")[2]
+        for name in tested
+        if tested[name]["sha256"] != found[name]["sha256"]
+    )
+    if not changed:
+        return ()
+    return (
+        Event(
+            "hook.compat.source",
+            "nova methods differ from the tested ones: " + ", ".join(changed),
+        ),
+    )
+
+
+def check() -> tuple[Event, ...]:
+    """Findings about the installed nova.
+
+    :raises Denied: ``hook.compat.missing``, ``hook.compat.signature``.
+    """
+    version = metadata.version("nova")
+    tested = recorded(version) or recorded(newest())
+    if tested is None:
+        raise Denied("hook.compat.missing", "no tested nova is recorded")
+    events = compare(tested, current())
+    if not version.startswith(SERIES):
+        events += (
+            Event(
+                "hook.compat.version",
+                f"nova {version} is not of the tested series",
+            ),
+        )
+    return events
+
+
+def document() -> str:
+    """The record of the installed nova, as the file beside this one."""
+    return (
+        json.dumps(
+            {"nova": metadata.version("nova"), "methods": current()},
+            indent=1,
+            sort_keys=True,
+        )
+        + "\n"
+    )

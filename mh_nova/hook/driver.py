@@ -1,0 +1,594 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``mh.TrustedLibvirtDriver``: nova's libvirt driver with a key gate.
+
+Thin on purpose: every override asks whether the instance is ours, and where
+it is not, calls nova's own method and nothing else.
+"""
+
+import logging as std_logging
+from typing import Any
+
+import nova.conf
+from nova import exception
+from nova.compute import task_states
+from nova.virt import configdrive, images
+from nova.virt import driver as virt_driver
+from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_concurrency import processutils
+from oslo_log import log as logging
+
+from mh_core.errors import Denied, MHError
+from mh_core.secret import RedactFilter
+from mh_core.verdict import Event
+from mh_nova.hook import (
+    compat,
+    conf,
+    faults,
+    launch,
+    ours,
+    properties,
+    restore,
+    shape,
+)
+from mh_nova.hook.agent_client import AgentClient
+from mh_nova.hook.backend import MHBackend
+from mh_nova.hook.guard import TRAIT, Guard
+
+CONF = nova.conf.CONF
+conf.register_opts(CONF)
+LOG = logging.getLogger(__name__)
+
+#: Operations that begin with a power-off, by the task they run under.
+_BEGUN_BY_POWER_OFF = {
+    task_states.SHELVING: "shelve",
+    task_states.RESCUING: "rescue",
+}
+
+
+class TrustedLibvirtDriver(LibvirtDriver):
+    """Loaded by ``[DEFAULT] compute_driver = mh.TrustedLibvirtDriver``.
+
+    :raises Denied: ``hook.compat.signature``, ``hook.compat.missing``:
+        nova-compute ends, since no instance would be served rightly.
+    """
+
+    def __init__(self, virtapi: Any, read_only: bool = False) -> None:
+        findings = compat.check()
+        super().__init__(virtapi, read_only)
+        for handler in std_logging.getLogger().handlers:
+            handler.addFilter(RedactFilter())
+        for event in findings:
+            LOG.error("%s [%s]", event.detail, event.id)
+        if not CONF.mh.strict_compat:
+            findings = ()
+        if CONF.image_cache.subdirectory_name != "_base":
+            findings += (
+                Event(
+                    "hook.guard.cache-name",
+                    "[image_cache] subdirectory_name must be _base",
+                ),
+            )
+        self._mh_client = AgentClient(
+            CONF.mh.agent_socket,
+            CONF.mh.agent_timeout,
+            CONF.mh.launch_timeout,
+        )
+        self._mh_guard = Guard(self._mh_client, findings, CONF.mh.status_ttl)
+        self._mh_ours = ours.Ours(self._mh_client)
+        self._mh_launcher = launch.Launcher(self._mh_client)
+        self.image_backend = MHBackend(
+            CONF.use_cow_images,
+            self._mh_client,
+            self._mh_launcher,
+            self._mh_ours,
+        )
+
+    # The host
+
+    def init_host(self, host: str) -> None:
+        super().init_host(host)
+        self._mh_launcher.sweep()
+        # logs what there is; running guests go on whatever it is
+        self._mh_guard.findings(fresh=True)
+
+    def update_provider_tree(
+        self, provider_tree: Any, nodename: str, allocations: Any = None
+    ) -> None:
+        if self._mh_guard.trusted():
+            provider_tree.add_traits(nodename, TRAIT)
+        else:
+            provider_tree.remove_traits(nodename, TRAIT)
+        super().update_provider_tree(
+            provider_tree, nodename, allocations=allocations
+        )
+
+    def cache_image(self, context: Any, image_id: str) -> bool:
+        image = images.IMAGE_API.get(context, image_id)
+        if properties.VERSION in (image.get("properties") or {}):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.cache-image",
+                    "a trusted image is fetched when it is launched",
+                )
+            )
+        return bool(super().cache_image(context, image_id))
+
+    # Launch and every start
+
+    def spawn(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: Any,
+        admin_password: Any,
+        allocations: Any,
+        network_info: Any = None,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        accel_info: Any = None,
+    ) -> None:
+        def build() -> None:
+            super(TrustedLibvirtDriver, self).spawn(
+                context,
+                instance,
+                image_meta,
+                injected_files,
+                admin_password,
+                allocations,
+                network_info=network_info,
+                block_device_info=block_device_info,
+                power_on=power_on,
+                accel_info=accel_info,
+            )
+
+        with faults.at_spawn():
+            if not self._mh_ours.decide(instance):
+                return build()
+            self._mh_check_shape(instance, block_device_info)
+            self._mh_guard.require()
+            done = False
+            try:
+                with self._mh_launcher.launch(context, instance):
+                    build()
+                done = True
+            finally:
+                if not done:
+                    self._mh_forget(instance)
+
+    def _create_guest(
+        self,
+        context: Any,
+        xml: str,
+        instance: Any,
+        power_on: bool = True,
+        pause: bool = False,
+        post_xml_callback: Any = None,
+    ) -> Any:
+        """The gate of every start.
+
+        1. ours or not; disagreement refuses;
+        2. the agent admits this very XML, has the key released and defines
+           the secrets;
+        3. nova starts the guest;
+        4. whatever happened, the agent is told, and takes the secrets away.
+        """
+
+        def create() -> Any:
+            return super(TrustedLibvirtDriver, self)._create_guest(
+                context,
+                xml,
+                instance,
+                power_on=power_on,
+                pause=pause,
+                post_xml_callback=post_xml_callback,
+            )
+
+        launching = self._mh_launcher.launching(instance.uuid)
+        with faults.at_spawn() if launching else faults.at_start():
+            if not self._mh_ours.decide(instance):
+                return create()
+            if not (power_on or pause):
+                return create()
+            if not launching:
+                self._mh_guard.require()
+            ok = False
+            try:
+                event = self._mh_client.start(
+                    instance.uuid, xml, "launch" if launching else "start"
+                )
+                LOG.info("Start admitted [%s]", event, instance=instance)
+                guest = create()
+                ok = True
+                return guest
+            finally:
+                self._mh_started(instance, ok)
+
+    def _hard_reboot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        share_info: Any,
+        block_device_info: Any = None,
+        accel_info: Any = None,
+    ) -> None:
+        """Also nova's ``power_on`` and its start of guests at host boot.
+
+        What can be refused is refused before nova destroys the domain, so
+        that a running guest goes on.
+        """
+        with faults.at_start():
+            if self._mh_ours.decide(instance):
+                self._mh_check_shape(instance, block_device_info, share_info)
+                self._mh_guard.require()
+            super()._hard_reboot(
+                context,
+                instance,
+                network_info,
+                share_info,
+                block_device_info,
+                accel_info,
+            )
+
+    def _soft_reboot(self, instance: Any) -> bool:
+        """Never starts the domain by itself: nova's would pass the gate by.
+
+        False makes nova reboot hard, through the gate.
+        """
+        with faults.at_start():
+            if not self._mh_ours.decide(instance):
+                return bool(super()._soft_reboot(instance))
+            self._mh_guard.require()
+        self._clean_shutdown(
+            instance, CONF.libvirt.wait_soft_reboot_seconds, 5
+        )
+        return False
+
+    def _try_fetch_image_cache(
+        self,
+        image: Any,
+        fetch_func: Any,
+        context: Any,
+        filename: str,
+        image_id: str,
+        instance: Any,
+        size: Any,
+        fallback_from_host: Any = None,
+    ) -> None:
+        """Where the marks of an encrypted image were stripped, say so.
+
+        Stock nova fails, too, but with a sentence of qemu-img's, or only
+        when libvirt starts the guest, and then tries the next host.
+        """
+
+        def stripped() -> Denied:
+            return Denied(
+                "hook.stripped",
+                "the image is encrypted, but its properties do not say so",
+            )
+
+        if self._mh_ours.claimed(instance):
+            super()._try_fetch_image_cache(
+                image,
+                fetch_func,
+                context,
+                filename,
+                image_id,
+                instance,
+                size,
+                fallback_from_host,
+            )
+            return
+        try:
+            super()._try_fetch_image_cache(
+                image,
+                fetch_func,
+                context,
+                filename,
+                image_id,
+                instance,
+                size,
+                fallback_from_host,
+            )
+        except (
+            exception.ImageUnacceptable,
+            processutils.ProcessExecutionError,
+        ) as exc:
+            if "encrypt.key-secret" in str(exc):
+                raise faults.abort(stripped()) from exc
+            raise
+        base = launch.base_path(image_id).removesuffix(launch.SUFFIX)
+        if ours.header(base) is ours.Header.ENCRYPTED:
+            raise faults.abort(stripped())
+
+    # Operations that would leak: refused, the instance unharmed
+
+    def suspend(self, context: Any, instance: Any) -> None:
+        if self._mh_ours.protected(instance):
+            raise faults.rollback(
+                Denied(
+                    "hook.refused.suspend",
+                    "its memory would be saved in the clear",
+                )
+            )
+        super().suspend(context, instance)
+
+    def snapshot(
+        self,
+        context: Any,
+        instance: Any,
+        image_id: str,
+        update_task_state: Any,
+    ) -> None:
+        if self._mh_ours.protected(instance):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.snapshot",
+                    "a snapshot would be in the clear",
+                )
+            )
+        super().snapshot(context, instance, image_id, update_task_state)
+
+    def power_off(
+        self, instance: Any, timeout: int = 0, retry_interval: int = 0
+    ) -> None:
+        """Stopping is always possible, but shelve and rescue stop first.
+
+        This is the earliest point of both where nova asks its driver.
+        """
+        operation = _BEGUN_BY_POWER_OFF.get(instance.task_state)
+        if operation and self._mh_ours.protected(instance):
+            if operation == "rescue":
+                restore.vm_state(instance)
+            else:
+                restore.queued_image(instance)
+            raise faults.refusal(
+                Denied(
+                    f"hook.refused.{operation}",
+                    f"{operation} is not possible; the guest was not touched",
+                )
+            )
+        super().power_off(instance, timeout, retry_interval)
+
+    def rescue(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        image_meta: Any,
+        rescue_password: Any,
+        block_device_info: Any,
+        share_info: Any,
+    ) -> None:
+        if self._mh_ours.protected(instance):
+            raise faults.refusal(
+                Denied("hook.refused.rescue", "rescue is not possible")
+            )
+        super().rescue(
+            context,
+            instance,
+            network_info,
+            image_meta,
+            rescue_password,
+            block_device_info,
+            share_info,
+        )
+
+    def migrate_disk_and_power_off(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        flavor: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> Any:
+        if self._mh_ours.protected(instance):
+            raise faults.rollback(
+                Denied(
+                    "hook.refused.migrate",
+                    "it can be neither resized nor migrated yet",
+                )
+            )
+        return super().migrate_disk_and_power_off(
+            context,
+            instance,
+            dest,
+            flavor,
+            network_info,
+            block_device_info,
+            timeout,
+            retry_interval,
+        )
+
+    def check_can_live_migrate_destination(
+        self,
+        context: Any,
+        instance: Any,
+        src_compute_info: Any,
+        dst_compute_info: Any,
+        block_migration: Any = False,
+        disk_over_commit: Any = False,
+    ) -> Any:
+        if self._mh_ours.protected(instance):
+            raise faults.precheck(_no_live_migration())
+        return super().check_can_live_migrate_destination(
+            context,
+            instance,
+            src_compute_info,
+            dst_compute_info,
+            block_migration,
+            disk_over_commit,
+        )
+
+    def check_can_live_migrate_source(
+        self,
+        context: Any,
+        instance: Any,
+        dest_check_data: Any,
+        block_device_info: Any = None,
+    ) -> Any:
+        if self._mh_ours.protected(instance):
+            raise faults.precheck(_no_live_migration())
+        return super().check_can_live_migrate_source(
+            context, instance, dest_check_data, block_device_info
+        )
+
+    def pre_live_migration(
+        self,
+        context: Any,
+        instance: Any,
+        block_device_info: Any,
+        network_info: Any,
+        disk_info: Any,
+        migrate_data: Any,
+    ) -> Any:
+        if self._mh_ours.protected(instance):
+            raise faults.precheck(_no_live_migration())
+        return super().pre_live_migration(
+            context,
+            instance,
+            block_device_info,
+            network_info,
+            disk_info,
+            migrate_data,
+        )
+
+    def attach_volume(
+        self,
+        context: Any,
+        connection_info: Any,
+        instance: Any,
+        mountpoint: str,
+        disk_bus: Any = None,
+        device_type: Any = None,
+        encryption: Any = None,
+    ) -> None:
+        if self._mh_ours.protected(instance):
+            raise exception.InvalidVolume(
+                reason=faults.text(
+                    Denied(
+                        "hook.refused.attach-volume",
+                        "a volume would be written in the clear",
+                    ),
+                    faults.OPERATION,
+                    faults.LIMIT - 20,
+                )
+            )
+        super().attach_volume(
+            context,
+            connection_info,
+            instance,
+            mountpoint,
+            disk_bus=disk_bus,
+            device_type=device_type,
+            encryption=encryption,
+        )
+
+    def volume_snapshot_create(
+        self, context: Any, instance: Any, volume_id: str, create_info: Any
+    ) -> None:
+        if self._mh_ours.protected(instance):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.volume-snapshot",
+                    "a snapshot would be in the clear",
+                )
+            )
+        super().volume_snapshot_create(
+            context, instance, volume_id, create_info
+        )
+
+    # The end
+
+    def _cleanup(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_vifs: bool = True,
+        cleanup_instance_dir: bool = False,
+        cleanup_instance_disks: bool = False,
+        destroy_secrets: bool = True,
+    ) -> None:
+        # asked before the files go, which are part of the answer
+        forget = cleanup_instance_disks and self._mh_ours.protected(instance)
+        super()._cleanup(
+            context,
+            instance,
+            network_info,
+            block_device_info=block_device_info,
+            destroy_vifs=destroy_vifs,
+            cleanup_instance_dir=cleanup_instance_dir,
+            cleanup_instance_disks=cleanup_instance_disks,
+            destroy_secrets=destroy_secrets,
+        )
+        if forget:
+            self._mh_forget(instance)
+
+    # Helpers
+
+    def _mh_check_shape(
+        self, instance: Any, block_device_info: Any, share_info: Any = None
+    ) -> None:
+        info = block_device_info
+        swap = virt_driver.block_device_info_get_swap(info)
+        ephemerals = virt_driver.block_device_info_get_ephemerals(info)
+        flavor = instance.flavor
+        shape.check(
+            shape.LaunchShape(
+                virt_type=CONF.libvirt.virt_type,
+                image_backed=bool(instance.image_ref),
+                volumes=len(virt_driver.block_device_info_get_mapping(info)),
+                config_drive=bool(configdrive.required_by(instance)),
+                kernel=bool(instance.kernel_id or instance.ramdisk_id),
+                swap=int(swap["swap_size"] or flavor.swap or 0),
+                ephemeral=int(flavor.ephemeral_gb or len(ephemerals)),
+                injection=CONF.libvirt.inject_partition != -2,
+                shares=len(share_info or ()),
+            )
+        )
+
+    def _mh_forget(self, instance: Any) -> None:
+        """Must not keep nova from deleting: a record that stays holds no
+        secret, and is of an instance that is gone."""
+        try:
+            self._mh_client.forget(instance.uuid)
+        except MHError as error:
+            LOG.warning(
+                "The agent could not be told to forget: %s",
+                error,
+                instance=instance,
+            )
+
+    def _mh_started(self, instance: Any, ok: bool) -> None:
+        """The agent also drops its secrets by itself, a while later."""
+        try:
+            self._mh_client.started(instance.uuid, ok)
+        except MHError as error:
+            LOG.error(
+                "The agent could not be told that the start is over: %s",
+                error,
+                instance=instance,
+            )
+
+
+def _no_live_migration() -> Denied:
+    return Denied(
+        "hook.refused.live-migration", "live migration is not possible yet"
+    )

@@ -1,0 +1,95 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""From our one error family to what nova shows its users.
+
+nova keeps 255 characters of a fault, shows them to the tenant, and puts only
+the class name where the exception is not nova's own. What state a refused
+instance ends in depends on the operation; see each function.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from nova import exception
+
+from mh_core.errors import MHError
+from mh_core.secret import redact
+
+#: nova's column for a fault's message, characters.
+LIMIT = 255
+LAUNCH = "Trusted launch refused"
+START = "Trusted start refused"
+OPERATION = "Refused for a trusted instance"
+
+
+def text(error: MHError, prefix: str = LAUNCH, limit: int = LIMIT) -> str:
+    """One ASCII line: prefix, cause, event id; the id is never cut.
+
+    :param limit: longest result, characters.
+    """
+    tail = f" [{error.event}]"[:limit]
+    head = redact(f"{prefix}: {error.message}")
+    head = " ".join(str(head).encode("ascii", "replace").decode().split())
+    room = limit - len(tail)
+    if len(head) > room:
+        head = head[: max(0, room - 3)] + "..."[: max(0, room)]
+    return head + tail
+
+
+def abort(error: MHError) -> exception.BuildAbortException:
+    """For ``spawn``: ends the build with this message, not on another host.
+
+    A positional message replaces nova's own sentence, which would eat a
+    quarter of the room.
+    """
+    return exception.BuildAbortException(text(error))
+
+
+def refusal(
+    error: MHError, prefix: str = OPERATION
+) -> exception.NovaException:
+    """For operations whose manager method leaves the vm_state alone
+    (snapshot, shelve's power-off, start, reboot of a running guest)."""
+    return exception.NovaException(text(error, prefix))
+
+
+def rollback(error: MHError) -> exception.InstanceFaultRollback:
+    """For operations under the manager's ``_error_out_instance_on_exception``
+    (suspend, resize, cold migration): the instance keeps its state."""
+    return exception.InstanceFaultRollback(inner_exception=refusal(error))
+
+
+def precheck(error: MHError) -> exception.MigrationPreCheckError:
+    """For the checks before a live migration; travels over RPC, so it must
+    be a class of nova's. The instance stays active."""
+    return exception.MigrationPreCheckError(
+        reason=text(error, OPERATION, LIMIT - 40)
+    )
+
+
+@contextlib.contextmanager
+def at_spawn() -> Iterator[None]:
+    """Turn our errors into :func:`abort`; leave nova's alone."""
+    try:
+        yield
+    except MHError as error:
+        raise abort(error) from error
+
+
+@contextlib.contextmanager
+def at_start() -> Iterator[None]:
+    """Turn our errors into :func:`refusal` of a later start."""
+    try:
+        yield
+    except MHError as error:
+        raise refusal(error, START) from error

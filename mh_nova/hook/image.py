@@ -1,0 +1,142 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""nova's image backend for one encrypted disk."""
+
+import os
+from typing import Any
+
+from nova import exception
+from nova.virt.libvirt import imagebackend
+from nova.virt.libvirt import utils as libvirt_utils
+
+from mh_core.errors import Denied
+from mh_nova.hook import launch, ours, xml
+from mh_nova.hook.agent_client import AgentClient
+
+
+class MHImage(imagebackend.Image):
+    """A qcow2+LUKS overlay over the tenant's ciphertext.
+
+    Not a ``Qcow2``: nova rebases, resizes and converts those with tools
+    that have no key. Nothing here has one either; whatever needs the disk
+    opened is refused.
+
+    :param disk_name: nova's name, or the absolute path, of the disk.
+    """
+
+    def __init__(
+        self,
+        client: AgentClient,
+        launcher: launch.Launcher,
+        instance: Any,
+        disk_name: str,
+        disk_info_mapping: dict[str, Any] | None = None,
+    ) -> None:
+        self.disk_name = os.path.basename(disk_name)
+        if self.disk_name != launch.ROOT:
+            raise Denied(
+                "hook.launch.disk",
+                f"a trusted instance has no disk {self.disk_name!r}",
+            )
+        self._client = client
+        self._launcher = launcher
+        self._instance = instance
+        directory = libvirt_utils.get_instance_path(instance)
+        super().__init__(
+            os.path.join(directory, self.disk_name),
+            "file",
+            "qcow2",
+            is_block_dev=False,
+            disk_info_mapping=disk_info_mapping,
+        )
+        self.disk_info_path = os.path.join(directory, "disk.info")
+        self.resolve_driver_format()
+
+    def create_image(
+        self,
+        prepare_template: Any,
+        base: str,
+        size: int | None,
+        safe: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Have the base fetched and the overlay made; any number of times.
+
+        ``Image.cache`` looks for a base without our suffix, never finds it,
+        and so calls this each time. ``prepare_template`` would convert the
+        image, and is not used.
+
+        :raises MHError: everything that refuses.
+        """
+        image = kwargs.get("image_id")
+        if image is None or image != self._instance.image_ref:
+            raise Denied(
+                "hook.image.reference",
+                "the disk's base is not the instance's own image",
+            )
+        if self.exists() and os.path.exists(launch.base_path(image)):
+            self.resize_image(size or 0)
+            return
+        self._launcher.make(
+            kwargs["context"], self._instance, kwargs.get("trusted_certs")
+        )
+        if not self.exists() or ours.header(self.path) is ours.Header.PLAIN:
+            raise Denied(
+                "hook.image.overlay", "the agent left no encrypted disk"
+            )
+
+    def resize_image(self, size: int) -> None:
+        """Nothing, where the disk is large enough: the overlay is made with
+        the flavor's size. nova asks at every hard reboot.
+
+        :raises Denied: ``hook.refused.resize``.
+        """
+        if size > self.get_disk_size(self.path):
+            raise Denied(
+                "hook.refused.resize", "an encrypted disk cannot grow yet"
+            )
+
+    def libvirt_info(self, *args: Any, **kwargs: Any) -> xml.GuestDisk:
+        """nova's disk element with the secrets the agent names.
+
+        :raises Denied: ``hook.image.overlay``; the agent's.
+        """
+        disk = super().libvirt_info(*args, **kwargs)
+        for made in self._client.disks(self._instance.uuid):
+            if made.name == self.disk_name:
+                base = None
+                if made.base:
+                    path = launch.base_path(self._instance.image_ref)
+                    base = (path, made.base_secret)
+                return xml.GuestDisk.over(disk, made.overlay_secret, base)
+        raise Denied(
+            "hook.image.overlay",
+            "the agent knows no disk of this name for the instance",
+        )
+
+    def snapshot_extract(self, target: str, out_format: str) -> None:
+        raise Denied(
+            "hook.refused.snapshot", "a snapshot would be in the clear"
+        )
+
+    def get_model(self, connection: Any) -> Any:
+        """nova would open the disk on the host, e.g. to inject files."""
+        raise exception.NovaException(
+            "An encrypted disk cannot be opened on the host "
+            "[hook.launch.injection]"
+        )
+
+    @staticmethod
+    def is_file_in_instance_path() -> bool:
+        return True

@@ -1,0 +1,235 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Getting one instance's encrypted disk: prepare, download, make.
+
+The hook moves ciphertext and asks; the agent hashes, holds it against the
+manifest, gets the key and writes the disks.
+"""
+
+import base64
+import binascii
+import contextlib
+import glob
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import nova.conf
+from nova import exception, utils
+from nova.virt import images
+from nova.virt.libvirt import imagebackend, imagecache
+from oslo_log import log as logging
+from oslo_utils import fileutils
+
+from mh_core.errors import Denied, InputError
+from mh_nova.hook import properties
+from mh_nova.hook.agent_client import AgentClient, PrepareRequest
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+#: ``_`` and digits: the names nova's image cache manager keeps while an
+#: instance uses the image, and deletes by age afterwards.
+SUFFIX = "_36"
+PART = ".part"
+TICKET = "mh_ticket"
+ROOT = "disk"
+
+
+def base_path(image: str) -> str:
+    """Where the ciphertext of an image lies on this host."""
+    directory = os.path.join(
+        CONF.instances_path, CONF.image_cache.subdirectory_name
+    )
+    name: str = imagecache.get_cache_fname(image) + SUFFIX
+    return os.path.join(directory, name)
+
+
+def user_data_digest(user_data: str | None) -> str:
+    """SHA-256 (hex) of what the guest gets as user data; "" for none.
+
+    :param user_data: base64, as nova keeps it.
+    :raises InputError: ``hook.launch.user-data``.
+    """
+    if not user_data:
+        return ""
+    try:
+        data = base64.b64decode(user_data)
+    except (binascii.Error, ValueError) as exc:
+        raise InputError(
+            "hook.launch.user-data", "the user data is not base64"
+        ) from exc
+    return hashlib.sha256(data).hexdigest()
+
+
+class Launcher:
+    """Shared by the driver and its image backend."""
+
+    def __init__(self, client: AgentClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._launching: set[str] = set()
+
+    def prepare(
+        self, context: Any, instance: Any, purpose: str
+    ) -> properties.ImageFacts:
+        """Tell the agent, so that the key comes while the image downloads.
+
+        :param purpose: of ``mh_core.request.PURPOSES``.
+        :raises MHError: ``hook.image.*``, ``hook.launch.*``, the agent's.
+        """
+        try:
+            image = images.IMAGE_API.get(context, instance.image_ref)
+        except exception.ImageNotFound as exc:
+            raise Denied(
+                "hook.image.missing",
+                "the image is not, or no longer, in the image service",
+            ) from exc
+        facts = properties.read(image)
+        if facts.image != instance.image_ref:
+            raise Denied("hook.image.reference", "another image came back")
+        root = (instance.flavor.root_gb or 0) * 1024**3
+        if root and facts.virtual_size > root:
+            raise Denied(
+                "hook.launch.disk-size",
+                "the flavor's root disk is smaller than the image",
+            )
+        self._client.prepare(
+            PrepareRequest(
+                instance=instance.uuid,
+                image=facts.image,
+                project=instance.project_id,
+                user=instance.user_id,
+                host=CONF.host,
+                key_url=facts.key_url,
+                key_id=facts.key_id,
+                manifest=facts.manifest,
+                ticket=(instance.metadata or {}).get(TICKET, ""),
+                compat=facts.compat,
+                purpose=purpose,
+                virtual_size=facts.virtual_size,
+                disks=((ROOT, root or facts.virtual_size),),
+                user_data_digest=user_data_digest(instance.user_data),
+            )
+        )
+        return facts
+
+    @contextlib.contextmanager
+    def launch(self, context: Any, instance: Any) -> Iterator[None]:
+        """Around ``spawn``: prepared before, a launch while it lasts."""
+        self.prepare(context, instance, "launch")
+        with self._lock:
+            self._launching.add(instance.uuid)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._launching.discard(instance.uuid)
+
+    def launching(self, instance: str) -> bool:
+        with self._lock:
+            return instance in self._launching
+
+    def make(self, context: Any, instance: Any, trusted_certs: Any) -> None:
+        """Download the base unless it is there, and have the disks made.
+
+        1. where nothing was prepared (a base that is missing at a later
+           start), prepare;
+        2. under the lock of the base: download to ``.part`` beside it, and
+           nova's own inspection of untrusted image formats;
+        3. the agent verifies, moves the file to its name, writes disks.
+
+        :raises MHError: as :meth:`prepare`; ``hook.image.inspection``,
+            ``hook.image.download``; the agent's.
+        """
+        if not self.launching(instance.uuid):
+            self.prepare(context, instance, "start")
+        base = base_path(instance.image_ref)
+        fileutils.ensure_tree(os.path.dirname(base))
+        if not self._fetched(context, instance, base, trusted_certs):
+            self._touch(base)
+            self._client.make(instance.uuid, downloaded=False)
+
+    def _fetched(
+        self, context: Any, instance: Any, base: str, trusted_certs: Any
+    ) -> bool:
+        """Under the base's lock: fetch and make; False if it was there."""
+
+        @utils.synchronized(
+            os.path.basename(base),
+            external=True,
+            lock_path=os.path.join(CONF.instances_path, "locks"),
+        )
+        def fetch() -> bool:
+            if os.path.exists(base):
+                return False
+            try:
+                self._download(
+                    context, instance.image_ref, base + PART, trusted_certs
+                )
+                self._client.make(instance.uuid, downloaded=True)
+            finally:
+                # where the agent accepted it, it has another name by now
+                fileutils.delete_if_exists(base + PART)
+            return True
+
+        return bool(fetch())
+
+    @staticmethod
+    def _download(
+        context: Any, image: str, part: str, trusted_certs: Any
+    ) -> None:
+        try:
+            images.fetch(context, image, part, trusted_certs)
+            meta = images.IMAGE_API.get(context, image)
+            images.do_image_deep_inspection(meta, image, part)
+        except exception.ImageNotFound as exc:
+            # never nova's fallback, which copies from another host
+            raise Denied(
+                "hook.image.missing",
+                "the image is not, or no longer, in the image service",
+            ) from exc
+        except exception.ImageUnacceptable as exc:
+            raise Denied(
+                "hook.image.inspection", exc.format_message()
+            ) from exc
+        except exception.NovaException as exc:
+            # e.g. Glance's checksum, nova's signature check
+            raise Denied("hook.image.download", exc.format_message()) from exc
+        except OSError as exc:
+            why = os.strerror(exc.errno) if exc.errno else "broken transfer"
+            raise Denied(
+                "hook.image.download",
+                f"the image could not be downloaded: {why}",
+            ) from exc
+
+    @staticmethod
+    def _touch(base: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            imagebackend._update_utime_ignore_eacces(base)
+
+    @staticmethod
+    def sweep() -> None:
+        """Drop half downloads of a process that died; only at start."""
+        pattern = os.path.join(
+            glob.escape(
+                os.path.join(
+                    CONF.instances_path, CONF.image_cache.subdirectory_name
+                )
+            ),
+            "*" + SUFFIX + PART,
+        )
+        for part in glob.glob(pattern):
+            LOG.info("Removing the half download %s", part)
+            fileutils.delete_if_exists(part)
