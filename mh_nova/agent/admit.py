@@ -1,0 +1,372 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""The admit decision: is this domain what the tenant allows?
+
+Steps, with the id each refuses by:
+
+1. the XML is small, plain and well-formed: no DTD, entity, comment or
+   processing instruction (``agent.admit.xml``);
+2. the purpose is one this agent starts guests for
+   (``agent.admit.purpose``), and it is the domain of this instance
+   (``agent.admit.instance``);
+3. it boots from its disk and nothing else (``agent.admit.direct-boot``,
+   ``agent.admit.boot``);
+4. no part of the host or of another machine is passed into it
+   (``agent.admit.passthrough``), no channel leads into it
+   (``agent.admit.channel``), nobody can type at it
+   (``agent.admit.console``), its emulator is a known one
+   (``agent.admit.emulator``);
+5. each disk is one of ours, exactly, over exactly its base, with exactly
+   its secrets (``agent.admit.foreign-disk``, ``agent.admit.disk``), the
+   root disk is there (``agent.admit.root-disk``), and a config drive is
+   one that the launch policy lists (``agent.admit.config-drive``), as is
+   user-data (``agent.admit.user-data``);
+6. nothing else is in it (``agent.admit.element``).
+
+Pure: what it knows of the host stands in :class:`Facts`.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lxml import etree
+
+from mh_core.errors import InputError
+from mh_core.launch_policy import LaunchPolicy
+from mh_core.verdict import Event, Findings, Verdict
+from mh_nova.agent.domain_schema import ALLOWED
+
+EVENT = "agent.admit"
+PASSED = EVENT + ".passed"
+MAX_XML = 512 * 1024
+_STARTS = ("launch", "start")
+#: Elements whose presence has an id of its own; paths below ``domain``.
+_NAMED = {
+    "os/kernel": "direct-boot",
+    "os/initrd": "direct-boot",
+    "os/cmdline": "direct-boot",
+    "os/dtb": "direct-boot",
+    "os/acpi": "direct-boot",
+    "os/init": "direct-boot",
+    "os/loader": "boot",
+    "os/nvram": "boot",
+    "os/bootmenu": "boot",
+    "os/bios": "boot",
+    "devices/hostdev": "passthrough",
+    "devices/filesystem": "passthrough",
+    "devices/shmem": "passthrough",
+    "devices/redirdev": "passthrough",
+    "devices/redirfilter": "passthrough",
+    "devices/smartcard": "passthrough",
+    "devices/memory": "passthrough",
+    "devices/lease": "passthrough",
+    "devices/vsock": "channel",
+    "devices/channel": "channel",
+    "devices/graphics": "console",
+    "devices/parallel": "console",
+}
+
+
+@dataclass(frozen=True)
+class ExpectedDisk:
+    """
+    :param path: of the overlay.
+    :param secret: uuid of its libvirt secret.
+    :param base: (path of the base, uuid of its secret), or None.
+    """
+
+    name: str
+    path: str
+    secret: str
+    base: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the agent knows by itself.
+
+    :param policies: every launch policy that must allow it: the
+        manifest's and the release's.
+    :param config_drive: path of the instance's config drive.
+    :param config_drive_sha256: hex, of that file; empty: there is none.
+    :param user_data_digest: hex, or empty for none.
+    :param console_log: the one file that output may go to.
+    """
+
+    instance: str
+    purpose: str
+    disks: tuple[ExpectedDisk, ...]
+    policies: tuple[LaunchPolicy, ...]
+    config_drive: str
+    config_drive_sha256: str
+    user_data_digest: str
+    console_log: str
+    emulators: tuple[str, ...] = field(default=())
+
+
+def domain_digest(xml: str) -> str:
+    """SHA-256 (hex) of the XML as given."""
+    return hashlib.sha256(xml.encode()).hexdigest()
+
+
+def _listed(digest: str, lists: Iterator[tuple[str, ...]]) -> bool:
+    """Every list has it; there is at least one list."""
+    found = [
+        any(hmac.compare_digest(digest, entry) for entry in entries)
+        for entries in lists
+    ]
+    return bool(found) and all(found)
+
+
+def parse(xml: str) -> Any:
+    """Step 1.
+
+    :raises InputError: ``agent.admit.xml``.
+    """
+    try:
+        data = xml.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(EVENT + ".xml", "not text") from None
+    if len(data) > MAX_XML:
+        raise InputError(EVENT + ".xml", "the domain XML is too large")
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError):
+        raise InputError(EVENT + ".xml", "not well-formed") from None
+    info = root.getroottree().docinfo
+    if info.doctype or (info.encoding or "utf-8").lower() not in (
+        "utf-8",
+        "ascii",
+    ):
+        raise InputError(EVENT + ".xml", "a DTD or an odd encoding")
+    if root.getprevious() is not None or root.getnext() is not None:
+        raise InputError(EVENT + ".xml", "something beside the domain")
+    if any(not isinstance(node.tag, str) for node in root.iter()):
+        raise InputError(
+            EVENT + ".xml", "a comment, entity or processing instruction"
+        )
+    return root
+
+
+def admit(xml: str, facts: Facts) -> Verdict:
+    """Hold a final domain XML against the allow-list.
+
+    :returns: every reason against it; allowed with
+        ``agent.admit.passed`` where there is none.
+    """
+    found = Findings()
+    # 1
+    try:
+        root = parse(xml)
+    except InputError as exc:
+        found.note(exc)
+        return found.verdict()
+    # 2
+    if facts.purpose not in _STARTS:
+        found.add(EVENT + ".purpose", f"no guest starts for {facts.purpose}")
+    if root.tag != "domain" or [
+        node.text for node in root.findall("uuid")
+    ] != [facts.instance]:
+        found.add(EVENT + ".instance", "the domain is not this instance's")
+    # 3, 4
+    _boot(root, found)
+    _consoles(root, facts, found)
+    for node in root.findall("devices/emulator"):
+        if node.text not in facts.emulators:
+            found.add(EVENT + ".emulator", "the emulator is not a known one")
+    # 5
+    _disks(root, facts, found)
+    if facts.user_data_digest and not _listed(
+        facts.user_data_digest, (p.user_data for p in facts.policies)
+    ):
+        found.add(
+            EVENT + ".user-data", "the launch policy lists no such user-data"
+        )
+    # 3, 4, 6
+    _elements(root, "", found)
+    if found.events:
+        return found.verdict()
+    return Verdict(True, (Event(PASSED, domain_digest(xml)),))
+
+
+def _boot(root: Any, found: Findings) -> None:
+    devices = [node.get("dev") for node in root.findall("os/boot")]
+    if devices != ["hd"]:
+        found.add(EVENT + ".boot", "it must boot from its disk only")
+    if len(root.findall("os")) != 1:
+        found.add(EVENT + ".boot", "exactly one <os> is expected")
+    # <boot order=…/> on a device overrides it, and excludes <os><boot>
+    if root.findall("devices/*/boot"):
+        found.add(EVENT + ".boot", "a device has a boot order")
+
+
+def _consoles(root: Any, facts: Facts, found: Findings) -> None:
+    for node in [
+        *root.findall("devices/serial"),
+        *root.findall("devices/console"),
+    ]:
+        kind = node.get("type")
+        if kind not in ("pty", "file"):
+            found.add(
+                EVENT + ".console",
+                f"a {node.tag} of type {str(kind)[:16]} can be typed at",
+            )
+            continue
+        files = [log.get("file") for log in node.findall("log")]
+        if kind == "file":
+            files += [source.get("path") for source in node.findall("source")]
+        if any(name != facts.console_log for name in files):
+            found.add(
+                EVENT + ".console", "output goes to another file than nova's"
+            )
+
+
+def _disks(root: Any, facts: Facts, found: Findings) -> None:
+    expected = {disk.path: disk for disk in facts.disks}
+    seen: set[str] = set()
+    for node in root.findall("devices/disk"):
+        files = [source.get("file") for source in node.findall("source")]
+        path = files[0] if len(files) == 1 and files[0] else ""
+        if path in seen:
+            found.add(EVENT + ".foreign-disk", "a disk is there twice")
+        seen.add(path)
+        if path and path == facts.config_drive:
+            _config_drive(node, facts, found)
+        elif path in expected:
+            _disk(node, expected[path], found)
+        else:
+            found.add(
+                EVENT + ".foreign-disk",
+                "a disk that is not one of the instance's encrypted disks",
+            )
+    for disk in facts.disks:
+        if disk.name == "disk" and disk.path not in seen:
+            found.add(EVENT + ".root-disk", "the root disk is not there")
+    if not any(disk.name == "disk" for disk in facts.disks):
+        found.add(EVENT + ".root-disk", "the instance has no root disk")
+
+
+def _shape(node: Any) -> Any:
+    """A comparable copy: tag, attributes, text, children in order."""
+    return (
+        node.tag,
+        sorted(node.attrib.items()),
+        (node.text or "").strip(),
+        [_shape(child) for child in node],
+    )
+
+
+def _encryption(secret: str) -> Any:
+    return (
+        "encryption",
+        [("engine", "qemu"), ("format", "luks")],
+        "",
+        [("secret", [("type", "passphrase"), ("uuid", secret)], "", [])],
+    )
+
+
+_NO_STORE: Any = ("backingStore", [], "", [])
+
+
+def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
+    """One of ours: source, format and chain, value by value."""
+    chain = _NO_STORE
+    if disk.base is not None:
+        path, secret = disk.base
+        chain = (
+            "backingStore",
+            [("type", "file")],
+            "",
+            [
+                ("format", [("type", "qcow2")], "", []),
+                ("source", [("file", path)], "", [_encryption(secret)]),
+                _NO_STORE,
+            ],
+        )
+    source = ("source", [("file", disk.path)], "", [_encryption(disk.secret)])
+    drivers = node.findall("driver")
+    if (
+        node.get("type") != "file"
+        or node.get("device") != "disk"
+        or len(drivers) != 1
+        or (drivers[0].get("name"), drivers[0].get("type"))
+        != ("qemu", "qcow2")
+        or [_shape(one) for one in node.findall("source")] != [source]
+        or [_shape(one) for one in node.findall("backingStore")] != [chain]
+        or node.find("readonly") is not None
+    ):
+        found.add(
+            EVENT + ".disk",
+            f"{disk.name} is not attached as the encrypted disk it is",
+        )
+
+
+def _config_drive(node: Any, facts: Facts, found: Findings) -> None:
+    drivers = node.findall("driver")
+    source = ("source", [("file", facts.config_drive)], "", [])
+    plain = (
+        node.get("type") == "file"
+        and len(drivers) == 1
+        and drivers[0].get("type") == "raw"
+        and [_shape(one) for one in node.findall("source")] == [source]
+        and node.find("backingStore") is None
+    )
+    if (
+        not plain
+        or not facts.config_drive_sha256
+        or not _listed(
+            facts.config_drive_sha256,
+            (policy.config_drives for policy in facts.policies),
+        )
+    ):
+        found.add(
+            EVENT + ".config-drive",
+            "the launch policy lists no such config drive",
+        )
+
+
+def _elements(node: Any, path: str, found: Findings) -> None:
+    """Every element against the allow-list."""
+    text = (node.text or "") + "".join(child.tail or "" for child in node)
+    rule = ALLOWED.get(path)
+    if rule is None:
+        _refuse(path, "is not allowed", found)
+        return
+    wrong = rule.refuses(dict(node.attrib), text.strip())
+    if wrong:
+        _refuse(path, f"{wrong} is not allowed", found)
+    for child in node:
+        name = f"{path}/{child.tag}" if path else child.tag
+        # libvirt and nova keep notes here; nothing acts on them
+        if name != "metadata":
+            _elements(child, name, found)
+
+
+def _refuse(path: str, why: str, found: Findings) -> None:
+    cause = _NAMED.get(path, "element")
+    if path.startswith("{http://libvirt.org/schemas/domain/qemu/"):
+        cause = "passthrough"
+    elif path.startswith("devices/interface") and why.startswith("value"):
+        cause = "passthrough"
+    elif path.startswith(("devices/serial", "devices/console")):
+        cause = "console"
+    shown = path if path.isascii() else "an element"
+    found.add(f"{EVENT}.{cause}", f"{shown[:96] or 'domain'}: {why}")
