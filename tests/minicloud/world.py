@@ -27,6 +27,8 @@ import time
 import typing
 
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from tests.minicloud import bootimage, guest
 from tests.minicloud.node import Node
@@ -222,6 +224,26 @@ class World:
             raise CloudError(f"{name}: {guest.fault(server)}")
         guest.wait_console(self.admin, server, image.token)
         return server
+
+    def post_ak(self, path: str) -> dict[str, typing.Any]:
+        """The seed's request by hand: status and event id of the answer."""
+        host = self.attest("GET", f"/v1/hosts/{self.node1.name}")
+        certificate = x509.load_pem_x509_certificate(
+            host["ak_certificate"].encode()
+        )
+        answer = requests.post(
+            KMS_ORIGIN + path,
+            data=certificate.public_key().public_bytes(
+                serialization.Encoding.PEM,
+                serialization.PublicFormat.SubjectPublicKeyInfo,
+            ),
+            verify=str(self.product.ca),
+            timeout=30,
+        )
+        event = ""
+        if answer.status_code >= 400:
+            event = answer.json()["error"]["event"]
+        return {"status": answer.status_code, "event": event}
 
     def delete(self, *servers: typing.Any) -> None:
         for server in servers:

@@ -1,0 +1,44 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""One minicloud with the product on it, for all end-to-end tests."""
+
+from __future__ import annotations
+
+import collections.abc
+
+import pytest
+
+from tests.minicloud.cloud import Cloud
+from tests.minicloud.story import Story
+from tests.minicloud.trusted import TrustedCloud
+from tests.minicloud.world import World
+
+
+@pytest.fixture(scope="session")
+def product() -> collections.abc.Iterator[TrustedCloud]:
+    product = TrustedCloud(Cloud())
+    try:
+        product.start()
+        yield product
+    finally:
+        product.stop()
+
+
+@pytest.fixture(scope="session")
+def world(product: TrustedCloud) -> World:
+    return World(product)
+
+
+@pytest.fixture(scope="session")
+def story(world: World) -> Story:
+    """Shared by the tests of the main job, which go on from one another."""
+    return Story(world)

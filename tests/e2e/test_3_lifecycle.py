@@ -1,0 +1,297 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""A trusted instance's life, and what is refused without harming it."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import time
+import typing
+
+import pytest
+from openstack import exceptions
+
+from tests.minicloud import guest
+from tests.minicloud.process import CloudError
+from tests.minicloud.story import GRANTED, Story
+from tests.minicloud.trusted import wait_for
+from tests.minicloud.world import TrustedImage, World
+
+pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def image(story: Story) -> TrustedImage:
+    return story.disk_image
+
+
+@pytest.fixture(scope="module")
+def server(
+    world: World, image: TrustedImage
+) -> collections.abc.Iterator[typing.Any]:
+    server = world.boots("life", image)
+    yield server
+    world.delete(server)
+
+
+@pytest.fixture(scope="module")
+def plain(world: World) -> collections.abc.Iterator[typing.Any]:
+    """An ordinary instance beside it, on the same host."""
+    picture, token = world.plain_disk()
+    server = guest.boot(
+        world.admin,
+        "beside",
+        picture,
+        world.admin.compute.find_flavor("m1.plain"),
+        host=world.node1.name,
+    )
+    guest.wait_console(world.admin, server, token)
+    yield server
+    guest.delete(world.admin, server)
+    world.admin.image.delete_image(picture.id)
+
+
+def releases(world: World, image: TrustedImage, server: typing.Any) -> int:
+    """How often the key was released for this instance."""
+    return sum(
+        GRANTED in str(record) and server.id in str(record)
+        for record in world.kms_audit(image.key_id)
+    )
+
+
+def again(
+    world: World,
+    image: TrustedImage,
+    server: typing.Any,
+    action: collections.abc.Callable[[], object],
+    since: int | None = None,
+) -> None:
+    """Something that starts the guest: the key is asked for again, and the
+    guest prints its line once more."""
+    before = releases(world, image, server)
+    action()
+    wait_for(
+        "a new release",
+        lambda: releases(world, image, server) > before,
+        60,
+    )
+    settle(world, server, "ACTIVE")
+    guest.wait_console(world.admin, server, image.token)
+
+
+def settle(world: World, server: typing.Any, status: str) -> typing.Any:
+    """Wait until no task is left, in the state asked for."""
+
+    def test() -> typing.Any:
+        found = world.admin.compute.get_server(server.id)
+        return found if found.task_state is None else None
+
+    found = wait_for("the end of the task", test, 90)
+    assert found.status == status, guest.fault(found)
+    return found
+
+
+def test_stop_and_start(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    world.tenant.compute.stop_server(server.id)
+    settle(world, server, "SHUTOFF")
+    assert world.node1.virsh("secret-list").stdout.strip() == ""
+    again(
+        world,
+        image,
+        server,
+        lambda: world.tenant.compute.start_server(server.id),
+    )
+
+
+@pytest.mark.parametrize("kind", ["SOFT", "HARD"])
+def test_reboot(
+    world: World, image: TrustedImage, server: typing.Any, kind: str
+) -> None:
+    again(
+        world,
+        image,
+        server,
+        lambda: world.tenant.compute.reboot_server(server.id, kind),
+    )
+
+
+@pytest.mark.parametrize("part", ["compute", "libvirtd", "agent"])
+def test_restart_under_a_running_guest(
+    world: World, image: TrustedImage, server: typing.Any, part: str
+) -> None:
+    node = world.node1
+    pid = node.virsh("list", "--uuid").stdout
+    if part == "compute":
+        node.restart_compute()
+        world.cloud.wait_computes()
+    elif part == "libvirtd":
+        node.restart_libvirtd()
+    else:
+        world.product.stop_agent(node)
+        world.product.start_agent(node)
+    assert node.virsh("list", "--uuid").stdout == pid
+    assert node.virsh("secret-list").stdout.strip() == ""
+    world.agent_ready(node)
+    again(
+        world,
+        image,
+        server,
+        lambda: world.tenant.compute.reboot_server(server.id, "HARD"),
+    )
+
+
+def test_rebuild_to_plain_and_back(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    compute = world.tenant.compute
+    again(
+        world,
+        image,
+        server,
+        lambda: compute.rebuild_server(server.id, image=image.id, name="life"),
+    )
+    picture, token = world.plain_disk()
+    compute.rebuild_server(server.id, image=picture.id, name="life")
+    settle(world, server, "ACTIVE")
+    guest.wait_console(world.admin, server, token)
+    again(
+        world,
+        image,
+        server,
+        lambda: compute.rebuild_server(server.id, image=image.id, name="life"),
+    )
+    world.tenant.image.delete_image(picture.id)
+
+
+def _refused(world: World, operation: str, server: typing.Any) -> object:
+    compute, admin = world.tenant.compute, world.admin.compute
+    calls: dict[str, collections.abc.Callable[[], object]] = {
+        "suspend": lambda: compute.suspend_server(server.id),
+        "snapshot": lambda: compute.create_server_image(server.id, "leak"),
+        "shelve": lambda: compute.shelve_server(server.id),
+        "rescue": lambda: compute.rescue_server(server.id),
+        "live-migration": lambda: admin.live_migrate_server(
+            server.id, host="node2", block_migration="auto"
+        ),
+    }
+    return calls[operation]()
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["suspend", "snapshot", "shelve", "rescue", "live-migration"],
+)
+def test_refused_early_and_unharmed(
+    world: World,
+    image: TrustedImage,
+    server: typing.Any,
+    plain: typing.Any,
+    operation: str,
+) -> None:
+    """Would leak: refused with a reason; guest and neighbour go on."""
+    running = sorted(world.node1.virsh("list", "--uuid").stdout.split())
+    with contextlib.suppress(exceptions.HttpException):
+        _refused(world, operation, server)
+    time.sleep(1)
+    settle(world, server, "ACTIVE")
+    actions = world.admin.compute.server_actions(server.id)
+    said = _reasons(world, server, next(iter(actions)).request_id)
+    assert "hook.refused." in said, said
+    assert sorted(world.node1.virsh("list", "--uuid").stdout.split()) == (
+        running
+    )
+    leaks = [i for i in world.tenant.image.images() if i.name == "leak"]
+    assert not [i for i in leaks if i.status == "active"]
+    for picture in leaks:
+        world.tenant.image.delete_image(picture.id)
+
+
+def _reasons(world: World, server: typing.Any, request: str) -> str:
+    """Everything nova tells a user about the last action."""
+    action = world.admin.compute.get_server_action(request, server.id)
+    found = world.admin.compute.get_server(server.id)
+    return f"{action.events} {action.message} {found.fault}"
+
+
+@pytest.mark.parametrize(
+    ("what", "event"),
+    [
+        ("config-drive", "hook.refused.config-drive"),
+        ("swap", "hook.refused.swap"),
+        ("ephemeral", "hook.refused.ephemeral"),
+        ("kernel", "hook.launch.kernel"),
+    ],
+)
+def test_refused_at_launch(
+    world: World, image: TrustedImage, what: str, event: str
+) -> None:
+    more: dict[str, typing.Any] = {}
+    image_id = image.id
+    flavor = "m1.tiny.trusted"
+    if what == "config-drive":
+        more["config_drive"] = True
+    elif what in ("swap", "ephemeral"):
+        flavor = f"m1.{what}"
+        made = world.admin.compute.create_flavor(
+            name=flavor,
+            ram=64,
+            vcpus=1,
+            disk=1,
+            swap=64 if what == "swap" else 0,
+            ephemeral=1 if what == "ephemeral" else 0,
+        )
+        world.admin.compute.create_flavor_extra_specs(
+            made, {"trust:trusted_host": "trusted"}
+        )
+    else:
+        world.tenant.image.update_image(
+            image_id, kernel_id=image_id, ramdisk_id=image_id
+        )
+    try:
+        server = world.launch("refused", image, flavor=flavor, **more)
+        message = guest.fault(server)
+        if server.status == "ACTIVE":
+            raise CloudError("not refused")
+        assert event in message
+        assert world.leftovers(world.node1, server.id) == []
+        world.delete(server)
+    finally:
+        if what in ("swap", "ephemeral"):
+            world.admin.compute.delete_flavor(flavor)
+        if what == "kernel":
+            world.admin.image.patch(
+                f"/v2/images/{image_id}",
+                json=[
+                    {"op": "remove", "path": "/kernel_id"},
+                    {"op": "remove", "path": "/ramdisk_id"},
+                ],
+                headers={
+                    "Content-Type": "application/"
+                    "openstack-images-v2.1-json-patch"
+                },
+            )
+
+
+def test_delete_leaves_nothing(world: World, image: TrustedImage) -> None:
+    server = world.boots("short", image)
+    world.delete(server)
+    assert world.leftovers(world.node1, server.id) == []
+
+
+def test_plain_instance_beside_is_untouched(
+    world: World, plain: typing.Any
+) -> None:
+    found = world.admin.compute.get_server(plain.id)
+    assert found.status == "ACTIVE"
