@@ -1,0 +1,120 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Tables, as SQLAlchemy and alembic see them."""
+
+from sqlalchemy import (
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData()
+
+#: A row stays after the key's deletion, without key material.
+KEYS = Table(
+    "keys",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("project", String(64), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    Column("deleted_at", Integer),
+    # counts every change; a decision made on an older one is void
+    Column("revision", Integer, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("dek", LargeBinary),
+    Column("overlay_root", LargeBinary),
+)
+
+MANIFESTS = Table(
+    "manifests",
+    METADATA,
+    Column("key_id", String(36), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("jws", Text, nullable=False),
+    Column("launch_policy", Text, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    PrimaryKeyConstraint("key_id", "digest"),
+)
+
+NONCES = Table(
+    "nonces",
+    METADATA,
+    Column("nonce", LargeBinary, primary_key=True),
+    Column("key_id", String(36), nullable=False),
+    Column("expires_at", Integer, nullable=False, index=True),
+)
+
+TICKETS = Table(
+    "tickets",
+    METADATA,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("key_id", String(36), nullable=False),
+    Column("manifests", Text, nullable=False),
+    Column("remaining", Integer, nullable=False),
+    Column("expires_at", Integer, nullable=False),
+)
+
+#: Instances that a ticket was spent on.
+INSTANCES = Table(
+    "instances",
+    METADATA,
+    Column("key_id", String(36), nullable=False),
+    Column("instance", String(36), nullable=False),
+    Column("manifests", Text, nullable=False),
+    Column("ticket", LargeBinary, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    PrimaryKeyConstraint("key_id", "instance"),
+)
+
+AUDIT = Table(
+    "audit",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("chain", String(36), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("key_id", String(36), nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    UniqueConstraint("chain", "seq"),
+    Index("ix_audit_key_id", "key_id", "number"),
+    sqlite_autoincrement=True,
+)
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("roles", String(255), nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("created_at", Integer, nullable=False),
+    Column("revoked_at", Integer),
+)
+
+TRANSPORT_KEYS = Table(
+    "transport_keys",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("thumbprint", String(64), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)

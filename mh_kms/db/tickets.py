@@ -1,0 +1,92 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Launch tickets, and the instances they were spent on."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Collection
+
+from mh_core.encoding import unb64u
+from mh_core.errors import InputError
+
+
+def digest(ticket: str) -> bytes:
+    """What is stored of a ticket: SHA-256 (32 bytes) of its 32.
+
+    :raises InputError: ``kms.ticket.form``.
+    """
+    data = unb64u(ticket, "kms.ticket.form")
+    if len(data) != 32:
+        raise InputError("kms.ticket.form", "not a launch ticket")
+    return hashlib.sha256(data).digest()
+
+
+def add(
+    connection: sqlite3.Connection,
+    key_id: str,
+    hashed: bytes,
+    manifests: Collection[str],
+    count: int,
+    expires_at: int,
+    now: int,
+) -> None:
+    connection.execute("delete from tickets where expires_at <= ?", (now,))
+    connection.execute(
+        "insert into tickets (hash, key_id, manifests, remaining, expires_at)"
+        " values (?, ?, ?, ?, ?)",
+        (hashed, key_id, json.dumps(sorted(manifests)), count, expires_at),
+    )
+
+
+def has_instance(
+    connection: sqlite3.Connection, key_id: str, instance: str, manifest: str
+) -> bool:
+    """Whether a ticket for this manifest was spent on this instance."""
+    row = connection.execute(
+        "select manifests from instances where key_id = ? and instance = ?",
+        (key_id, instance),
+    ).fetchone()
+    return row is not None and manifest in json.loads(row[0])
+
+
+def spend(
+    connection: sqlite3.Connection,
+    key_id: str,
+    hashed: bytes,
+    instance: str,
+    manifest: str,
+    now: int,
+) -> bool:
+    """Use a ticket once, and remember on which instance.
+
+    False: unknown, of another key, used up, late, or for other manifests.
+    """
+    row = connection.execute(
+        "select manifests from tickets where hash = ? and key_id = ?"
+        " and remaining > 0 and expires_at > ?",
+        (hashed, key_id, now),
+    ).fetchone()
+    if row is None or manifest not in json.loads(row[0]):
+        return False
+    connection.execute(
+        "update tickets set remaining = remaining - 1 where hash = ?",
+        (hashed,),
+    )
+    connection.execute(
+        "insert or replace into instances"
+        " (key_id, instance, manifests, ticket, created_at)"
+        " values (?, ?, ?, ?, ?)",
+        (key_id, instance, row[0], hashed, now),
+    )
+    return True

@@ -1,0 +1,357 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The one way for a key to a host."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mh_core import jose
+from mh_core.errors import (
+    Denied,
+    MHError,
+    NotFound,
+    Unavailable,
+    VerificationError,
+)
+from mh_core.evidence import (
+    Evidence,
+    VerifiedHost,
+    release_claims,
+    verify_host,
+)
+from mh_core.image.overlay import overlay_key
+from mh_core.payload import ReleasePayload
+from mh_core.request import KeyRequest
+from mh_core.result import AttestationResult
+from mh_core.secret import Secret
+from mh_core.tpm.public import Public
+from mh_core.tpm.quote import LABEL_RELEASE, extra_data
+from mh_kms.attestors.base import Question
+from mh_kms.db import keys, nonces, tickets
+from mh_kms.errors import Refused, detail
+from mh_kms.key_stores.base import DEK, OVERLAY_ROOT
+from mh_kms.ledger import Ledger, Transaction
+from mh_kms.parts import Parts
+from mh_kms.policy_checks.base import Facts
+from mh_kms.release_policy import ReleasePolicy
+
+GRANTED = "kms.release.granted"
+
+
+@dataclass
+class Trail:
+    """What the audit record of a release will say; it grows by the steps.
+
+    ``claims`` are the cloud's words, signed for by the host's TPM but true
+    only as far as nova is; ``host``, ``host_id``, ``ak_name`` are this
+    server's own findings, ``level`` and ``issuer`` the authority's.
+    """
+
+    key_id: str
+    request_id: str
+    nonce: bytes = field(repr=False)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def request(self, request: KeyRequest) -> None:
+        self.facts |= {
+            "request_digest": request.digest().hex(),
+            "purpose": request.purpose,
+            "manifest_digest": request.manifest_digest,
+            "disks": [disk.to_dict() for disk in request.disks],
+            "claims": {
+                "project": request.project,
+                "user": request.user,
+                "instance": request.instance,
+                "host": request.host,
+                "image": request.image,
+            },
+        }
+
+    def host(self, host: VerifiedHost) -> None:
+        self.facts |= {
+            "host": host.identity.host,
+            "host_id": host.identity.host_id,
+            "ak_name": host.ak.name.hex(),
+            "bind_name": host.bind.name.hex(),
+        }
+
+    def result(self, result: AttestationResult) -> None:
+        self.facts |= {"level": result.level, "issuer": result.issuer}
+
+    def write(self, entry: Transaction, event: str, cause: str = "") -> str:
+        return entry.record(
+            event,
+            self.key_id,
+            detail=cause,
+            request_id=self.request_id,
+            **self.facts,
+        )
+
+
+def refuse(ledger: Ledger, trail: Trail, error: MHError) -> MHError:
+    """Record a refusal, spend the nonce with it, return what to raise.
+
+    Where that cannot be recorded the answer is still no.
+    """
+    try:
+        with ledger.transaction() as entry:
+            if trail.nonce:
+                nonces.spend(
+                    entry.connection, trail.nonce, trail.key_id, entry.now
+                )
+            number = trail.write(entry, error.event, detail(error))
+    except Unavailable as exc:
+        return Unavailable("kms.release.audit", exc.message)
+    return Refused(error, number)
+
+
+@contextmanager
+def step(event: str, kind: type[MHError] = Denied) -> Iterator[None]:
+    """Whatever a step's checks say, the step refuses by its own id.
+
+    That something does not answer stays :class:`Unavailable`.
+    """
+    try:
+        yield
+    except Unavailable as exc:
+        raise Unavailable(event, exc.message) from exc
+    except MHError as exc:
+        raise kind(event, exc.message) from exc
+
+
+def release_key(
+    key_id: str,
+    nonce: bytes,
+    request: KeyRequest,
+    evidence: Evidence,
+    *,
+    parts: Parts,
+    request_id: str,
+) -> str:
+    """Decide whether a key goes to a host, and wrap it if so.
+
+    The steps are those of the protocol page. Every one must pass; the
+    decision, either way, is on the disk before this function ends.
+
+    1. the key exists;
+    2. the nonce is known, for this key, unspent and in time;
+    3. the request is for this key and this server;
+    4. the evidence is verified, and the certified host is the request's;
+    5. an authority's result is for exactly this nonce, digest and bind key;
+    6. the release policy;
+    7. a ticket, or the instance's record;
+    8. the audit record;
+    9. wrap.
+
+    :param nonce: 32 bytes, as the host presents it.
+    :param request_id: of the HTTP request, for the record.
+    :returns: compact JWE of a ``ReleasePayload`` to the host's bind key.
+    :raises Refused: with the step's event id; it is recorded.
+    :raises Unavailable: ``kms.release.audit``: it is not.
+    """
+    trail = Trail(key_id, request_id, nonce)
+    trail.request(request)
+    try:
+        # 1
+        with step("kms.release.key", NotFound):
+            key = keys.get(parts.database, key_id)
+            policy = key.policy
+            manifests = keys.manifests(parts.database, key_id)
+        trail.facts["project"] = key.project
+        # 2
+        with step("kms.release.nonce"):
+            known = nonces.known(parts.database, nonce, key_id, parts.now())
+        if not known:
+            raise _spent()
+        # 3
+        if request.key_id != key_id or request.kms_origin not in parts.origins:
+            raise Denied(
+                "kms.release.origin", "made for another key or key server"
+            )
+        # 4
+        digest = request.digest()
+        with step("kms.release.evidence"):
+            host = _verify_evidence(evidence, policy, nonce, digest, parts)
+        trail.host(host)
+        if host.identity.host != request.host:
+            raise Denied("kms.release.host", "the request names another host")
+        # 5
+        question = Question(nonce, parts.origin, digest, evidence)
+        result = _attest(policy, question, host, parts)
+        trail.result(result)
+        # 6
+        facts = Facts(
+            policy, request, host, result, frozenset(manifests), parts.now()
+        )
+        for name in policy.all_checks:
+            _check(name, facts, parts)
+        launch_policy = manifests[request.manifest_digest]
+        # 7, 8
+        with _recorded(parts.ledger) as entry:
+            if not nonces.spend(entry.connection, nonce, key_id, entry.now):
+                raise _spent()
+            if not keys.unchanged(entry.connection, key):
+                raise Denied("kms.release.key", "the key has just changed")
+            trail.facts["ticket"] = _ticket(entry, policy, request)
+            number = trail.write(entry, GRANTED)
+    except MHError as exc:
+        raise refuse(parts.ledger, trail, exc) from exc
+    # 9
+    dek = parts.key_store.open(key.id, DEK, key.sealed_dek())
+    root = parts.key_store.open(key.id, OVERLAY_ROOT, key.sealed_root())
+    payload = ReleasePayload(
+        purpose=request.purpose,
+        key_id=key.id,
+        dek=dek,
+        overlay_keys=_overlay_keys(root, request),
+        manifest_keys=policy.manifest_keys,
+        manifest_digests=tuple(manifests),
+        kms_origin=parts.origin,
+        transport_jwk=parts.transport.public,
+        lease=policy.lease,
+        request_digest=digest,
+        issued_at=parts.now(),
+        audit=number,
+        launch_policy=launch_policy,
+    )
+    return jose.wrap(payload.to_bytes(), host.bind.jwk(), digest)
+
+
+def _spent() -> Denied:
+    return Denied(
+        "kms.release.nonce", "the nonce is unknown, spent or too old"
+    )
+
+
+def _verify_evidence(
+    evidence: Evidence,
+    policy: ReleasePolicy,
+    nonce: bytes,
+    digest: bytes,
+    parts: Parts,
+) -> VerifiedHost:
+    """The quote must cover nonce, request and bind key (step 4)."""
+    bind = Public.parse(evidence.bind_public)
+    extra = extra_data(LABEL_RELEASE, nonce, release_claims(digest, bind))
+    return verify_host(
+        evidence,
+        extra=extra,
+        enrollers=policy.enrollers,
+        now=datetime.fromtimestamp(parts.now(), UTC),
+    )
+
+
+def _attest(
+    policy: ReleasePolicy,
+    question: Question,
+    host: VerifiedHost,
+    parts: Parts,
+) -> AttestationResult:
+    """The word of one of the policy's authorities (step 5)."""
+    refusal: MHError | None = None
+    silence: Unavailable | None = None
+    for authority in policy.authorities:
+        try:
+            token = parts.attestor.appraise(authority, question)
+            result = AttestationResult.verify(
+                token,
+                authority.jwk,
+                issuer=authority.issuer,
+                audience=question.audience,
+                nonce=question.nonce,
+                request_digest=question.request_digest,
+                bind_jwk=host.bind.jwk(),
+                now=parts.now(),
+            )
+        except Unavailable as exc:
+            silence = exc
+            continue
+        except MHError as exc:
+            refusal = exc
+            continue
+        if (result.host, result.host_id) == (
+            host.identity.host,
+            host.identity.host_id,
+        ):
+            return result
+        refusal = VerificationError(
+            "kms.release.result-host", "the result is about another host"
+        )
+    # A "no" says more than the silence of another authority.
+    if refusal is None and silence is not None:
+        raise Unavailable(
+            "kms.release.authority", silence.message
+        ) from silence
+    raise Denied(
+        "kms.release.attestation",
+        refusal.message if refusal else "the policy names no authority",
+    ) from refusal
+
+
+def _check(name: str, facts: Facts, parts: Parts) -> None:
+    """One condition of the policy (step 6); a missing check denies."""
+    check = parts.checks.get(name)
+    if check is None:
+        raise Denied(
+            "kms.release.check", f"the check {name!r} is not loaded here"
+        )
+    check.check(facts)
+
+
+def _ticket(
+    entry: Transaction, policy: ReleasePolicy, request: KeyRequest
+) -> str:
+    """What entitles the instance to the key (step 7), for the record."""
+    if policy.tickets == "none":
+        return "not-required"
+    connection, key_id = entry.connection, request.key_id
+    manifest = request.manifest_digest
+    if tickets.has_instance(connection, key_id, request.instance, manifest):
+        return "instance"
+    with step("kms.release.ticket"):
+        hashed = tickets.digest(request.ticket)
+    if not tickets.spend(
+        connection, key_id, hashed, request.instance, manifest, entry.now
+    ):
+        raise Denied(
+            "kms.release.ticket",
+            "no valid launch ticket, and the instance is not known",
+        )
+    return "spent"
+
+
+@contextmanager
+def _recorded(ledger: Ledger) -> Iterator[Transaction]:
+    """A transaction whose failure is that of the record (step 8)."""
+    try:
+        with ledger.transaction() as entry:
+            yield entry
+    except Unavailable as exc:
+        raise Unavailable("kms.release.audit", exc.message) from exc
+
+
+def _overlay_keys(root: Secret, request: KeyRequest) -> dict[str, Secret]:
+    """The key of each disk of the request, and of no other."""
+    instance = uuid.UUID(request.instance)
+    return {
+        disk.name: Secret(
+            overlay_key(
+                root.reveal(), instance, disk.name, uuid.UUID(disk.luks_uuid)
+            )
+        )
+        for disk in request.disks
+    }
