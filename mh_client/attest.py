@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from mh_client.config import Config
 from mh_client.rest import Rest
@@ -76,7 +77,9 @@ class Attest:
                 issuer=fields.text("issuer"),
                 url=self._rest.url,
                 jwk=jose.public(fields.object("jwk")),
-                enroller_pem=fields.text("enroller_certificate", maximum=8192),
+                enroller_pem=_pem(
+                    fields.text("enroller_certificate", maximum=8192)
+                ),
             )
             fields.text("version", default="")
             fields.end()
@@ -136,6 +139,12 @@ class Attest:
         ):
             raise InputError(EVENT + ".answer", f"no list of {name}")
         return found
+
+
+def _pem(text: str) -> str:
+    """One certificate in its one form, whatever stands around it."""
+    certificate = akcert.load_certificate(text)
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 
 def _seg(text: str) -> str:

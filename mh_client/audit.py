@@ -23,9 +23,11 @@ _RELEASE = "kms.release."
 
 @dataclass(frozen=True)
 class Entry:
-    """One decision.  ``host``, ``instance`` and ``project`` are the cloud's
-    claims, as the request had them.
+    """One decision.
 
+    :param host: by its AK, where the decision got that far; else what the
+        cloud claimed.
+    :param instance: the cloud's claim.
     :param number: place in the audit; ``after=`` continues behind it.
     """
 
@@ -62,7 +64,7 @@ def entry(record: Mapping[str, Any]) -> Entry:
     Nothing is decided by it: it is shown to people.
     """
     places: list[Mapping[str, Any]] = [record]
-    for name in ("record", "request"):
+    for name in ("record", "request", "claims"):
         for place in list(places):
             inner = place.get(name)
             if isinstance(inner, Mapping):

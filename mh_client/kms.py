@@ -228,7 +228,17 @@ class Kms:
         return Ticket(Secret(text.encode()), str(expires))
 
     def audit(self, key_id: str, after: int = 0) -> list[dict[str, Any]]:
-        """Records of one key, newest last."""
+        """Records of one key behind number ``after``, newest last."""
+        found: list[dict[str, Any]] = []
+        while page := self._audit_page(key_id, after):
+            found += page
+            last = page[-1].get("seq")
+            if not isinstance(last, int) or last <= after:
+                raise InputError(EVENT + ".audit", "records out of order")
+            after = last
+        return found
+
+    def _audit_page(self, key_id: str, after: int) -> list[dict[str, Any]]:
         answer = self._rest.call(
             "GET", f"/v1/keys/{key_id}/audit", params={"after": str(after)}
         )

@@ -29,6 +29,13 @@ DEFAULT_PURPOSES = ("launch", "start")
 LEVELS = {"trusted": ("trusted",), "boot-only": ("trusted", "boot-only")}
 
 
+Tags = dict[str, tuple[str, ...]]
+
+
+def _values(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
 @dataclass(frozen=True)
 class Rules:
     """The part of a policy that an owner chooses.
@@ -36,7 +43,8 @@ class Rules:
     :param projects: cloud projects whose instances may have the key.
     :param lease: seconds an instance may run before its host asks again;
         0 for no end.
-    :param tags: every one must be among the host's, with this value.
+    :param tags: name to the values the host may have; the host must have
+        every tag named.
     """
 
     projects: tuple[str, ...]
@@ -45,7 +53,7 @@ class Rules:
     tickets: bool = True
     compat: bool = False
     lease: int = 0
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
 
     def check(self) -> "Rules":
         """:raises InputError: ``client.release-policy``."""
@@ -86,7 +94,7 @@ class Rules:
             "tickets": "required" if self.tickets else "none",
             "compat": self.compat,
             "lease": self.lease,
-            "tags": dict(self.tags),
+            "tags": {name: list(v) for name, v in self.tags.items()},
         }
 
 
@@ -101,7 +109,7 @@ class Changes:
     tickets: bool | None = None
     compat: bool | None = None
     lease: int | None = None
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
     remove_tags: tuple[str, ...] = ()
 
     def apply(self, policy: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +150,9 @@ def _rules(policy: dict[str, Any]) -> Rules:
             tickets=policy["tickets"] != "none",
             compat=policy["compat"] is True,
             lease=int(policy["lease"]),
-            tags=dict(policy["tags"]),
+            tags={n: _values(v) for n, v in policy["tags"].items()},
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise InputError(
             EVENT, "the key server's policy is not one this client knows"
         ) from exc

@@ -65,6 +65,16 @@ def key_value(text: str) -> tuple[str, str]:
     return name, value
 
 
+def gather(
+    pairs: list[tuple[str, str]],
+) -> dict[str, tuple[str, ...]]:
+    """Values by name; a name given twice has both."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        out[name] = (*out.get(name, ()), value)
+    return out
+
+
 def number(low: int, high: int) -> Callable[[str], int]:
     """A whole number within bounds, of an option."""
 

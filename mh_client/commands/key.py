@@ -25,6 +25,7 @@ from mh_client.commands.base import (
     Lister,
     ShowOne,
     columns,
+    gather,
     key_value,
     number,
 )
@@ -90,7 +91,7 @@ def _rules(parser: argparse.ArgumentParser, unset: bool) -> None:
         action="store_false",
         default=None if unset else True,
         help="Servers may start without a launch ticket of yours: whoever "
-        "controls the cloud can start the image as often as he likes",
+        "controls the cloud can start the image as often as they like",
     )
     tickets.add_argument(
         "--ticket",
@@ -125,7 +126,8 @@ def _rules(parser: argparse.ArgumentParser, unset: bool) -> None:
         type=key_value,
         action="append",
         default=[],
-        help="Tag a host must have (repeat for more)",
+        help="Tag a host must have (repeat for more; the same name again "
+        "allows either value)",
     )
 
 
@@ -161,7 +163,7 @@ class CreateKey(ShowOne):
             tickets=args.tickets,
             compat=args.compat,
             lease=args.lease,
-            tags=dict(args.tag),
+            tags=gather(args.tag),
         )
         return _shown(self.trusted.keys.create(args.name, rules))
 
@@ -235,7 +237,7 @@ class SetKey(_OneKey):
             tickets=args.tickets,
             compat=args.compat,
             lease=args.lease,
-            tags=dict(args.tag),
+            tags=gather(args.tag),
             remove_tags=tuple(args.remove_tag),
         )
         return _shown(self.trusted.keys.change(args.key, changes))
@@ -283,8 +285,8 @@ class DeleteKey(Command):
 class ListKeyAudit(Lister):
     """List what your key server decided about a key.
 
-    Host and instance are what the cloud claimed; the event is the key
-    server's own word.
+    The instance is what the cloud claimed; event and, for a host that got
+    as far as proving itself, the host are the key server's own findings.
     """
 
     auth_required = False

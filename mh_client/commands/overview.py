@@ -46,15 +46,15 @@ so on say more about each command.
 
 
 class Overview(Command):
-    """Show what the trusted commands do, and in which order.
-
-    A tenant runs 'trusted key create', 'trusted image create' and then
-    'trusted server create' for each server; 'trusted server show' verifies
-    what runs.  An operator runs 'trusted host enrol' for each host and
-    'trusted flavor create'.  'openstack trusted' prints the whole list.
-    """
+    """Show what the trusted commands do, and in which order."""
 
     auth_required = False
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.description = TEXT
+        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         self.app.stdout.write(TEXT)
