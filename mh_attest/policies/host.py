@@ -1,0 +1,32 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Access rules of enrolled hosts."""
+
+from mh_attest.policies import base
+
+ENROL = "hosts:enrol"
+LIST = "hosts:list"
+SHOW = "hosts:show"
+DELETE = "hosts:delete"
+
+RULES = [
+    base.documented(
+        ENROL, base.OPERATOR, "Enrol a host.", "POST", "/v1/hosts"
+    ),
+    base.documented(LIST, base.READER, "List hosts.", "GET", "/v1/hosts"),
+    base.documented(
+        SHOW, base.READER, "Show a host.", "GET", "/v1/hosts/{host}"
+    ),
+    base.documented(
+        DELETE, base.OPERATOR, "Delete a host.", "DELETE", "/v1/hosts/{host}"
+    ),
+]

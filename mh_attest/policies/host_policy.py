@@ -1,0 +1,31 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Access rules of host policies."""
+
+from mh_attest.policies import base
+
+SHOW = "host-policies:show"
+SET = "host-policies:set"
+LEARN = "host-policies:learn"
+_PATH = "/v1/host-policies/{group}"
+
+RULES = [
+    base.documented(SHOW, base.READER, "Show a host policy.", "GET", _PATH),
+    base.documented(SET, base.OPERATOR, "Set a host policy.", "PUT", _PATH),
+    base.documented(
+        LEARN,
+        base.OPERATOR,
+        "Learn a host policy from a host.",
+        "POST",
+        _PATH + "/learn",
+    ),
+]
