@@ -352,11 +352,13 @@ class TrustedCloud:
             )
         )
 
-    def start_agent(self, node: Node) -> None:
+    def start_agent(self, node: Node, module: str | None = None) -> None:
+        """``module``: a variant of ours, run instead of ``mh-agent``."""
         conf = node.folder / "etc/mystery-hill/mh-agent.conf"
+        program = ["python", "-m", module] if module else ["mh-agent"]
         node.run(
             "mh-agent",
-            ["mh-agent", "--config-file", "/etc/mystery-hill/mh-agent.conf"],
+            [*program, "--config-file", "/etc/mystery-hill/mh-agent.conf"],
             inputs=[conf],
             ready=(node.folder / "run/mystery-hill/agent.sock").exists,
         )
