@@ -149,12 +149,11 @@ class Bench:
         ticket = world.ticket(subject.image) if encrypted else ""
         os.sync()
         cpu, begin = cpu_seconds(), time.monotonic()
-        server = world.admin.compute.create_server(
+        server = world.tenant.compute.create_server(
             name="bench",
             image_id=image_id,
             flavor_id=flavor.id,
             networks="none",
-            availability_zone="nova:node1",
             metadata={"mh_ticket": ticket} if encrypted else {},
         )
         while True:
@@ -321,6 +320,7 @@ def main() -> int:
         world.agent_ready(world.node1)
         guest.flavor(world.admin, PLAIN_FLAVOR)
         guest.flavor(world.admin, "m1.bench", disk=2)
+        world.only(world.node1)
         guest.flavor(
             world.admin,
             "m1.bench.trusted",

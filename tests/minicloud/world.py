@@ -26,6 +26,7 @@ import secrets
 import time
 import typing
 
+import openstack
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -97,9 +98,40 @@ class World:
             ATTEST_ORIGIN, product.operator / "attest.token"
         )
         self.servers: list[typing.Any] = []
+        self.operator = self._operator()
 
     def _rest(self, origin: str, token: pathlib.Path) -> Rest:
         return Rest(origin, self.product.ca, token.read_text().strip())
+
+    def _operator(self) -> typing.Any:
+        """The cloud's operator acting inside the tenant's project."""
+        identity = self.admin.identity
+        project = self.tenant.current_project_id
+        me = self.admin.current_user_id
+        role = identity.find_role("admin")
+        identity.assign_project_role_to_user(project, me, role)
+        return openstack.connect(
+            load_yaml_config=False,
+            load_envvars=False,
+            region_name="RegionOne",
+            auth={
+                "auth_url": self.cloud.env("admin")["OS_AUTH_URL"],
+                "username": "admin",
+                "password": self.cloud.env("admin")["OS_PASSWORD"],
+                "project_id": project,
+                "user_domain_id": "default",
+            },
+            compute_default_microversion="2.95",
+        )
+
+    def only(self, *nodes: Node) -> None:
+        """Let the scheduler use these hosts and no others."""
+        for service in self.admin.compute.services(binary="nova-compute"):
+            wanted = service.host in [node.name for node in nodes]
+            if wanted and service.status != "enabled":
+                self.admin.compute.enable_service(service.id)
+            elif not wanted and service.status == "enabled":
+                self.admin.compute.disable_service(service.id)
 
     # -- preparation -----------------------------------------------------
 
