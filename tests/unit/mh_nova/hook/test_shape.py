@@ -1,0 +1,56 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mh_core.errors import Denied
+from mh_nova.hook import shape
+
+GOOD = shape.LaunchShape(
+    virt_type="qemu",
+    image_backed=True,
+    volumes=0,
+    config_drive=False,
+    kernel=False,
+    swap=0,
+    ephemeral=0,
+    injection=False,
+)
+
+
+def test_a_plain_root_disk_is_allowed() -> None:
+    shape.check(GOOD)
+    shape.check(replace(GOOD, virt_type="kvm"))
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"virt_type": "lxc"}, "virt-type"),
+        ({"virt_type": ""}, "virt-type"),
+        ({"image_backed": False}, "volume"),
+        ({"volumes": 1}, "volume"),
+        ({"kernel": True}, "kernel"),
+        ({"config_drive": True}, "config-drive"),
+        ({"swap": 1}, "swap"),
+        ({"ephemeral": 1}, "ephemeral"),
+        ({"injection": True}, "injection"),
+        ({"shares": 1}, "share"),
+    ],
+)
+def test_refused(change: dict[str, Any], cause: str) -> None:
+    with pytest.raises(Denied) as caught:
+        shape.check(replace(GOOD, **change))
+    assert caught.value.event == f"hook.launch.{cause}"
