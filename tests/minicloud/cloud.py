@@ -1,0 +1,280 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A real OpenStack on one machine, for the demo and the end-to-end tests.
+
+    with Cloud(base) as cloud:
+        conn = cloud.connect("tenant")
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import pathlib
+import shutil
+import types
+
+import openstack
+
+from tests.minicloud import config, layout, setup_cloud, steps
+from tests.minicloud.node import Node
+from tests.minicloud.process import (
+    Ready,
+    Supervisor,
+    Words,
+    ancestors,
+    end_pids,
+    wait_until,
+)
+from tests.minicloud.services import Controller
+
+
+class Cloud:
+    """Keystone, Glance, Placement, Nova and two compute hosts.
+
+    `extra` maps the name of a configuration file (nova.conf, glance-api.conf,
+    keystone.conf, placement.conf, scheduler.conf, conductor.conf and
+    nova-compute.conf for both hosts) to text appended to it; one host's own
+    is `cloud.node1.options.extra`.  `before_computes` is called when all
+    but the nova-computes run.
+    """
+
+    def __init__(self, base: pathlib.Path | None = None, *,
+                 extra: collections.abc.Mapping[str, str] | None = None,
+                 venv: pathlib.Path | None = None,
+                 before_computes: collections.abc.Callable[
+                     [Cloud], None] | None = None,
+                 report: steps.Report | None = None) -> None:
+        self.where = layout.Layout(
+            (base or layout.default_base()).resolve(),
+            venv or layout.default_venv())
+        self.extra = dict(extra or {})
+        self.before_computes = before_computes
+        self.report = report
+        self.processes = Supervisor(
+            self.where.pids, self.where.log, self.where.base)
+        self.controller = Controller(self.where, self.processes)
+        self.node1 = Node(1, self.where, self.processes, self.controller)
+        self.node2 = Node(2, self.where, self.processes, self.controller)
+        self.nodes = (self.node1, self.node2)
+
+    @property
+    def base(self) -> pathlib.Path:
+        return self.where.base
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The URL of each service by its name."""
+        urls = {name: url for name, (_, url) in setup_cloud.SERVICES.items()}
+        urls["keystone"] = self.env("admin")["OS_AUTH_URL"]
+        return urls
+
+    def env(self, user: str) -> dict[str, str]:
+        """OS_* variables: admin, tenant or other."""
+        return setup_cloud.environment(user)
+
+    def connect(self, user: str) -> openstack.connection.Connection:
+        """An SDK connection as admin, tenant or other."""
+        return setup_cloud.connect(user)
+
+    def __enter__(self) -> Cloud:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None,
+                 error: BaseException | None,
+                 trace: types.TracebackType | None) -> None:
+        self.stop()
+
+    # -- the whole cloud
+
+    def start(self, *, fresh: bool = False) -> None:
+        """Start what does not run; change what runs with other settings.
+
+        A set-up that was broken off is begun again from nothing, and so
+        is every one if `fresh`.
+        """
+        setup = setup_cloud.Setup(self.controller)
+        if fresh or not setup.complete:
+            self.clean()
+        else:
+            self._end_strays()
+        self.where.make()
+        self.configure()
+        control = self.controller
+        plan = [
+            steps.Step("mariadb", control.mariadb),
+            steps.Step("rabbitmq", control.rabbitmq),
+            steps.Step("neutron", control.neutron),
+            steps.Step("databases", setup.databases, ("mariadb",)),
+            steps.Step("nova tables", setup.nova, ("databases",)),
+            steps.Step("keystone tables", setup.keystone, ("databases",)),
+            steps.Step("keystone", lambda: control.web("keystone"),
+                       ("keystone tables",)),
+            steps.Step("people", setup.people, ("keystone",)),
+            steps.Step("placement tables", setup.placement,
+                       ("keystone tables",)),
+            steps.Step("placement", lambda: control.web("placement"),
+                       ("placement tables",)),
+            steps.Step("glance tables", setup.glance,
+                       ("placement tables",)),
+            steps.Step("glance", lambda: control.web("glance"),
+                       ("glance tables",)),
+            steps.Step("nova", lambda: control.web("nova"),
+                       ("nova tables", "rabbitmq")),
+        ]
+        for name in ("conductor", "scheduler"):
+            plan.append(steps.Step(
+                f"nova-{name}", lambda name=name: control.nova(name),
+                ("nova tables", "rabbitmq", "people", "placement")))
+        for node in self.nodes:
+            plan.append(steps.Step(f"{node.name} tpm", node.tpm.start))
+        for node in self.nodes:
+            plan.append(steps.Step(
+                node.name, node.start,
+                tuple(f"{other.name} tpm" for other in self.nodes)))
+        everything = tuple(step.name for step in plan)
+        plan.append(steps.Step("before computes", self._before_computes,
+                               everything))
+        for node in self.nodes:
+            plan.append(steps.Step(f"{node.name} compute",
+                                   node.start_compute, ("before computes",)))
+        plan.append(steps.Step(
+            "computes up", self.wait_computes,
+            tuple(f"{node.name} compute" for node in self.nodes)))
+        steps.run_all(plan, self.report)
+        setup.finish()
+
+    def _before_computes(self) -> None:
+        if self.before_computes is not None:
+            self.before_computes(self)
+
+    def stop(self) -> None:
+        """End everything that was started below the base directory."""
+        names = self.processes.names()
+        machine = [name for node in self.nodes for name in names
+                   if name.startswith(f"{node.name}-")]
+        steps.run_all([steps.Step(node.name, node.stop)
+                       for node in self.nodes])
+        rest = [name for name in self.processes.names()
+                if name not in machine]
+        last = [name for name in ("mariadb", "rabbitmq", "epmd")
+                if name in rest]
+        for group in ([name for name in rest if name not in last], last):
+            steps.run_all([
+                steps.Step(name, lambda name=name: self.processes.stop(
+                    name, timeout=10)) for name in group])
+        self._end_strays(everything=True)
+
+    def clean(self) -> None:
+        """Stop, and remove all state."""
+        self.stop()
+        for path in (self.where.state, self.where.log, self.where.tmp,
+                     self.where.base / "rabbitmq", self.where.home,
+                     *(node.folder for node in self.nodes)):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _end_strays(self, everything: bool = False) -> None:
+        """End processes of ours that no record speaks of."""
+        known = set()
+        if not everything:
+            for name in self.processes.names():
+                record = self.processes.record(name)
+                if record is not None and record.alive():
+                    known.add(record.pid)
+        strays = []
+        for pid in self.processes.marked():
+            if known.isdisjoint([pid, *ancestors(pid)]):
+                strays.append(pid)
+        for node in self.nodes:
+            if everything or not self.processes.alive(
+                    f"{node.name}-namespace"):
+                strays += node.inhabitants()
+        end_pids(strays)
+
+    # -- its parts
+
+    def configure(self) -> None:
+        """Write every configuration file."""
+        names = config.values(self.where)
+        unknown = set(self.extra) - set(config.FILES)
+        if unknown:
+            raise ValueError(f"no such configuration file: {unknown}")
+        for name, text in config.FILES.items():
+            (self.where.etc / name).write_text(
+                config.render(text, names, self.extra.get(name, "")))
+        shutil.copy(self.where.venv / "etc/nova/api-paste.ini",
+                    self.where.etc)
+        for node in self.nodes:
+            node.configure()
+
+    def run(self, name: str, argv: Words,
+            env: collections.abc.Mapping[str, str] | None = None, *,
+            inputs: collections.abc.Iterable[pathlib.Path] = (),
+            ready: Ready | None = None, timeout: float = 60.0) -> None:
+        """Start a process beside the cloud; it ends with the cloud."""
+        self.processes.start(
+            name, argv, env=self.controller.environment() | dict(env or {}),
+            inputs=inputs, ready=ready, timeout=timeout)
+
+    def end(self, name: str) -> None:
+        """End a process started by `run`."""
+        self.processes.stop(name)
+
+    def restart_scheduler(self) -> None:
+        self.configure()
+        self.processes.stop("nova-scheduler")
+        self.controller.nova("scheduler")
+
+    def restart_api(self) -> None:
+        self.configure()
+        self.processes.stop("nova")
+        self.controller.web("nova")
+
+    def restart_compute(self, node: Node) -> None:
+        self.configure()
+        node.restart_compute()
+
+    def restart_libvirtd(self, node: Node) -> None:
+        node.restart_libvirtd()
+
+    def wait_computes(self, timeout: float = 60.0) -> None:
+        """Wait until the scheduler can place servers on both hosts."""
+        conn = self.connect("admin")
+        want = {node.name for node in self.nodes}
+
+        def test() -> bool:
+            return want <= {found.name for found
+                            in conn.compute.hypervisors(details=True)
+                            if found.state == "up"}
+        wait_until(test, timeout, "both computes to be up", pause=0.3)
+        conn.close()
+
+    def purge(self) -> None:
+        """Delete every server, image and flavor, through the APIs."""
+        conn = self.connect("admin")
+        servers = list(conn.compute.servers(all_projects=True))
+        for server in servers:
+            conn.compute.delete_server(server, force=True)
+        for server in servers:
+            conn.compute.wait_for_delete(server, interval=0.3, wait=60)
+        for image in conn.image.images():
+            if image.is_protected:
+                conn.image.update_image(image, is_protected=False)
+            conn.image.delete_image(image)
+        for flavor in conn.compute.flavors():
+            conn.compute.delete_flavor(flavor)
+        conn.close()

@@ -1,0 +1,314 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A compute host: mount and UTS namespace, libvirt, nova-compute, a TPM.
+
+Everything of a node lives in its own folder below the base directory and
+is seen inside the namespace at the usual places of a host.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import os
+import pathlib
+import subprocess
+import typing
+import uuid
+
+from tests.minicloud import config, layout
+from tests.minicloud.layout import PORTS
+from tests.minicloud.process import (
+    CloudError,
+    Ready,
+    Supervisor,
+    Words,
+    end_pids,
+    pids,
+    wait_until,
+)
+from tests.minicloud.services import Controller, consumers
+from tests.minicloud.tpm import Authority, Tpm
+
+# Directories of libvirt's that hold more than the state of running guests.
+_KEPT = ("save", "snapshot", "checkpoint", "nvram", "dump", "ram", "channel")
+
+# Run inside the new namespaces; the mounts vanish with the last process.
+_HOLDER = """
+set -e
+hostname "$NODE"
+bind() { mkdir -p "$1"; mount --bind "$1" "$2"; }
+for place in $PLACES; do bind "$ROOT$place" "$place"; done
+bind "$ROOT/instances" "$INSTANCES"
+mount --bind "$ROOT/hosts" /etc/hosts
+# libvirt writes the key of its encrypted secrets beside each guest's
+# monitor socket: never on a disk.
+domains=/var/lib/libvirt/qemu
+kept="$ROOT$domains"
+mkdir -p $domains
+options=mode=0751,nosuid,nodev,noexec,size=64m
+mount -t tmpfs -o $options,noswap tmpfs $domains 2>/dev/null ||
+    mount -t tmpfs -o $options tmpfs $domains
+for name in $KEPT; do
+    mkdir $domains/$name
+    bind "$kept/$name" $domains/$name
+done
+: > "$ROOT/ready"
+exec sleep infinity
+"""
+
+
+@dataclasses.dataclass
+class Options:
+    """How nova-compute runs on a node; may be changed between restarts."""
+
+    command: list[str] = dataclasses.field(
+        default_factory=lambda: ["nova-compute"])
+    driver: str = "libvirt.LibvirtDriver"
+    force_raw_images: bool = True
+    virt_type: str = "qemu"
+    # Appended to this node's configuration file.
+    extra: str = ""
+    # Added to the environment of nova-compute.
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Node:
+    """One compute host of the minicloud."""
+
+    def __init__(self, number: int, where: layout.Layout,
+                 processes: Supervisor, controller: Controller) -> None:
+        self.name = f"node{number}"
+        self.address = f"127.0.0.1{number}"
+        self.where = where
+        self.folder = where.base / self.name
+        self.options = Options()
+        self._config = where.etc / f"compute{number}.conf"
+        self._processes = processes
+        self._controller = controller
+        self.tpm = Tpm(
+            self.name, where.state / f"tpm-{self.name}",
+            PORTS[f"tpm of {self.name}"],
+            Authority(where.state / "tpm-ca"),
+            self.folder / "var/lib/mystery-hill/eventlog", processes,
+            controller.environment())
+
+    # -- the machine
+
+    def start(self) -> None:
+        """Power on: TPM, namespace, virtlogd and libvirtd."""
+        self.tpm.start()
+        self._namespace()
+        self.start_libvirt()
+
+    def stop(self) -> None:
+        """Power off: whatever runs in the namespace ends with it."""
+        self.stop_compute()
+        self.destroy_guests()
+        for name in reversed(self._running()):
+            self._processes.stop(name)
+        end_pids(self.inhabitants())
+        self._processes.stop(self._holder)
+        self.tpm.stop()
+
+    def reboot(self) -> None:
+        """Power off and on; nova-compute and added processes stay off."""
+        self.stop()
+        self.start()
+
+    def path(self, name: str) -> pathlib.Path:
+        """A path inside the node as seen from outside of it."""
+        pid = self._processes.pid(self._holder)
+        return pathlib.Path(f"/proc/{pid}/root") / name.lstrip("/")
+
+    @property
+    def _holder(self) -> str:
+        return f"{self.name}-namespace"
+
+    def _running(self) -> list[str]:
+        """The node's processes but those of the machine itself."""
+        machine = (self._holder, self.tpm.name)
+        return [name for name in self._processes.names()
+                if name.startswith(f"{self.name}-") and name not in machine]
+
+    def _namespace(self) -> None:
+        if self._processes.alive(self._holder):
+            return
+        self._make_folders()
+        ready = self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        self._processes.start(
+            self._holder,
+            ["/usr/bin/unshare", "--mount", "--uts", "--propagation",
+             "private", "/bin/sh", "-c", _HOLDER],
+            env=self._controller.environment() | {
+                "NODE": self.name, "ROOT": str(self.folder),
+                "INSTANCES": str(self.where.instances),
+                "PLACES": " ".join(layout.MOUNT_POINTS),
+                "KEPT": " ".join(_KEPT)},
+            ready=ready.exists, timeout=20)
+
+    def _make_folders(self) -> None:
+        for place in layout.MOUNT_POINTS:
+            pathlib.Path(place).mkdir(parents=True, exist_ok=True)
+            (self.folder / place[1:]).mkdir(parents=True, exist_ok=True)
+        for name in ("instances", "state/lock"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        # What libvirt keeps of a guest while it runs is stale after a boot.
+        for place in ("run/libvirt", "run/mystery-hill"):
+            layout.empty(self.folder / place)
+        (self.folder / "hosts").write_text(config.HOSTS)
+        etc = self.folder / "etc/libvirt"
+        names = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name))}
+        for name, text in (("libvirtd.conf", config.LIBVIRTD),
+                           ("qemu.conf", config.QEMU)):
+            (etc / name).write_text(config.render(text, names))
+
+    def inhabitants(self) -> list[int]:
+        """Every process that sees this node's folder as its own /run.
+
+        That is how the guests are found, too, which libvirt detaches.
+        """
+        try:
+            here = os.stat(self.folder / "run/mystery-hill")
+        except OSError:
+            return []
+        holder = self._processes.record(self._holder)
+        found = []
+        for pid in pids():
+            if holder is not None and pid == holder.pid:
+                continue
+            try:
+                seen = os.stat(f"/proc/{pid}/root/run/mystery-hill")
+            except OSError:
+                continue
+            if (seen.st_dev, seen.st_ino) == (here.st_dev, here.st_ino):
+                found.append(pid)
+        return found
+
+    # -- processes inside
+
+    def _inside(self, argv: Words) -> list[str]:
+        pid = self._processes.pid(self._holder)
+        return ["/usr/bin/nsenter", f"--target={pid}", "--mount", "--uts",
+                "--", *map(str, argv)]
+
+    def run(self, name: str, argv: Words,
+            env: collections.abc.Mapping[str, str] | None = None, *,
+            inputs: collections.abc.Iterable[pathlib.Path] = (),
+            ready: Ready | None = None, timeout: float = 60.0) -> None:
+        """Start a process in the node; it is known as NODE-NAME."""
+        self._processes.start(
+            f"{self.name}-{name}", self._inside(argv),
+            env=self._controller.environment() | dict(env or {}),
+            inputs=inputs, ready=ready, timeout=timeout)
+
+    def end(self, name: str, timeout: float = 5.0) -> None:
+        """End a process started by `run`."""
+        self._processes.stop(f"{self.name}-{name}", timeout)
+
+    def kill(self, name: str) -> None:
+        """End a process started by `run` as a crash would."""
+        self._processes.kill(f"{self.name}-{name}")
+
+    def runs(self, name: str) -> bool:
+        return self._processes.alive(f"{self.name}-{name}")
+
+    def log(self, name: str) -> pathlib.Path:
+        return self._processes.log(f"{self.name}-{name}")
+
+    def command(self, argv: Words, *,
+                env: collections.abc.Mapping[str, str] | None = None,
+                check: bool = True, timeout: float = 60.0,
+                **more: typing.Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in the node to its end, with its output."""
+        done = subprocess.run(
+            self._inside(argv), text=True, timeout=timeout, check=False,
+            env=self._controller.environment() | dict(env or {}),
+            capture_output=True, **more)
+        if check and done.returncode:
+            raise CloudError(f"{self.name}: {' '.join(map(str, argv))}: "
+                             f"{done.returncode}: {done.stderr.strip()}")
+        return done
+
+    # -- libvirt
+
+    def start_libvirt(self) -> None:
+        run = self.folder / "run/libvirt"
+        self.run("virtlogd", ["/usr/sbin/virtlogd", "-p",
+                              "/run/libvirt/virtlogd.pid"],
+                 ready=(run / "virtlogd-sock").exists)
+        etc = self.folder / "etc/libvirt"
+        self.run("libvirtd", ["/usr/sbin/libvirtd", "-p",
+                              "/run/libvirt/libvirtd.pid"],
+                 inputs=[etc / "libvirtd.conf", etc / "qemu.conf"],
+                 ready=lambda: not self.virsh("version", check=False)
+                 .returncode)
+
+    def restart_libvirtd(self) -> None:
+        """Stop libvirtd and start it; the guests run on."""
+        self.end("libvirtd")
+        self.start_libvirt()
+
+    def virsh(self, *words: str, check: bool = True,
+              ) -> subprocess.CompletedProcess[str]:
+        return self.command(["virsh", "-q", *words], check=check)
+
+    def guests(self) -> list[str]:
+        """The names of the running guests."""
+        return self.virsh("list", "--name").stdout.split()
+
+    def destroy_guests(self) -> None:
+        """End the guests, through libvirt if it still answers."""
+        if not self.runs("libvirtd"):
+            return
+        listed = self.virsh("list", "--name", check=False)
+        for name in listed.stdout.split():
+            self.virsh("destroy", name, check=False)
+
+    # -- nova-compute
+
+    def configure(self) -> None:
+        """Write this node's part of the configuration of Nova."""
+        names = config.values(self.where) | {
+            "HOST": self.name, "IP": self.address,
+            "NODE_STATE": f"{self.folder}/state",
+            "DRIVER": self.options.driver,
+            "FORCE_RAW": str(self.options.force_raw_images).lower(),
+            "VIRT_TYPE": self.options.virt_type,
+        }
+        self._config.write_text(
+            config.render(config.COMPUTE, names, self.options.extra))
+
+    def start_compute(self) -> None:
+        self.configure()
+        files = [self.where.etc / "nova-compute.conf", self._config]
+        argv: list[str | os.PathLike[str]] = list(self.options.command)
+        for path in files:
+            argv += ["--config-file", path]
+        self.run("nova-compute", argv, self.options.env, inputs=files,
+                 ready=lambda: consumers(f"compute.{self.name}") > 0,
+                 timeout=120)
+
+    def stop_compute(self) -> None:
+        self.end("nova-compute", timeout=10)
+
+    def restart_compute(self) -> None:
+        """With whatever `options` say now."""
+        self.stop_compute()
+        self.start_compute()
+
+    def wait_gone(self, name: str, timeout: float = 30.0) -> None:
+        """Wait for a guest to be off, without asking Nova."""
+        wait_until(lambda: name not in self.guests(), timeout,
+                   f"end of {name}")
