@@ -321,7 +321,7 @@ def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
 
 def _config_drive(node: Any, facts: Facts, found: Findings) -> None:
     drivers = node.findall("driver")
-    source = ("source", [("file", facts.config_drive)], "", [])
+    source: Any = ("source", [("file", facts.config_drive)], "", [])
     plain = (
         node.get("type") == "file"
         and len(drivers) == 1
@@ -364,7 +364,7 @@ def _refuse(path: str, why: str, found: Findings) -> None:
     cause = _NAMED.get(path, "element")
     if path.startswith("{http://libvirt.org/schemas/domain/qemu/"):
         cause = "passthrough"
-    elif path.startswith("devices/interface") and why.startswith("value"):
+    elif path == "devices/interface":
         cause = "passthrough"
     elif path.startswith(("devices/serial", "devices/console")):
         cause = "console"

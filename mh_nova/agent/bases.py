@@ -64,6 +64,12 @@ def _holds(fd: int) -> bool:
         return False
 
 
+def _copy(hashed: HashedFile) -> HashedFile:
+    """The same open file under a descriptor that the caller closes."""
+    fd = fcntl.fcntl(hashed.fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    return HashedFile(fd, hashed.size, hashed.sha256)
+
+
 class Bases:
     """All bases of this host; one lock for each.
 
@@ -126,28 +132,38 @@ class Bases:
             if name in self._growing:
                 self._growing[name][0].complete()
 
-    def candidate(self, image: str, timeout: float) -> HashedFile:
+    @contextmanager
+    def candidate(self, image: str, timeout: float) -> Iterator[HashedFile]:
         """The image's file, hashed by the agent: the base where it is
         there, else the finished download.
 
-        :returns: its descriptor stays ours, and open until
-            :meth:`leave` or :meth:`adopt`.
         :raises Unavailable: ``agent.hash.timeout``.
         :raises NotFound: ``agent.hash.missing``.
         """
+        hashed = self._candidate(image, timeout)
+        try:
+            yield hashed
+        finally:
+            os.close(hashed.fd)
+
+    def _candidate(self, image: str, timeout: float) -> HashedFile:
         name = base_name(image)
         with self._own(name):
             if self._path_status(name) is not None:
-                return self.verified(image)
+                return _copy(self._verified(name))
             growing = self._growing.get(name)
             if growing is None:
                 # the base was there at first, and was removed since
                 raise NotFound("agent.hash.missing", "the image is not there")
         try:
-            return growing[0].wait(timeout)
+            growing[0].wait(timeout)
         except NotFound:
             # another launch of the same image may have put it in place
-            return self.verified(image)
+            with self._own(name):
+                return _copy(self._verified(name))
+        with self._own(name):
+            # under the lock, so that nobody closes it meanwhile
+            return _copy(growing[0].wait(0))
 
     def adopt(self, image: str, hashed: HashedFile) -> None:
         """Make a measured download the base: not writable, leased, in its
@@ -157,9 +173,6 @@ class Bases:
         """
         name = base_name(image)
         with self._own(name):
-            held = self._held.get(name)
-            if held is not None and held.fd == hashed.fd:
-                return
             status = os.fstat(hashed.fd)
             there = self._path_status(name)
             if there is not None and _same(there, status):
@@ -197,16 +210,26 @@ class Bases:
                 raise
             self._hold(name, HashedFile(fd, hashed.size, hashed.sha256))
 
-    def reject(self, image: str) -> None:
-        """Remove a download that was refused, so that the next one is a
-        new file."""
+    def reject(self, image: str, instance: str) -> None:
+        """Remove the download of a launch that was refused, so that the
+        next one is a new file; others who wait for it follow that."""
         name = base_name(image)
         with self._own(name):
+            if name not in self._growing:
+                return
+            growing, users = self._growing.pop(name)
+            growing.stop()
             self._unlink(name + PART)
+            users.discard(instance)
+            if users:
+                again = GrowingHash(self._root, name + PART)
+                self._growing[name] = (again, users)
+                again.start()
 
     # -- a base that is there --------------------------------------------
 
-    def verified(self, image: str) -> HashedFile:
+    @contextmanager
+    def base(self, image: str) -> Iterator[HashedFile]:
         """The base and its digest, hashed again unless known unchanged.
 
         :raises NotFound: ``agent.path.file``: no base.
@@ -214,38 +237,44 @@ class Bases:
         """
         name = base_name(image)
         with self._own(name):
-            held = self._held.get(name)
-            there = self._path_status(name)
-            if held is not None:
-                if (
-                    there is not None
-                    and _same(there, os.fstat(held.fd))
-                    and _holds(held.fd)
-                ):
-                    # time stamps may have moved: the lease says that the
-                    # content has not
-                    self._remember(name, held)
-                    return held
-                self._release(name)
-            with self._root.directory(BASE_DIR) as directory:
-                fd = open_at(directory, name)
-            try:
-                _lease(fd)
-                known = self._store.base(name)
-                if known is not None and known == BaseRecord.of(
-                    fd, known.sha256
-                ):
-                    hashed = HashedFile(fd, known.size, known.sha256)
-                else:
-                    LOG.info("%s: hashing base %s", "agent.hash.base", name)
-                    hashed = hash_file(fd)
-                    if not _holds(fd):
-                        raise Denied(EVENT, "written to while it was hashed")
-            except Denied:
-                os.close(fd)
-                raise
-            self._hold(name, hashed)
-            return hashed
+            hashed = _copy(self._verified(name))
+        try:
+            yield hashed
+        finally:
+            os.close(hashed.fd)
+
+    def _verified(self, name: str) -> HashedFile:
+        """With the lock held; the descriptor stays ours."""
+        held = self._held.get(name)
+        there = self._path_status(name)
+        if held is not None:
+            if (
+                there is not None
+                and _same(there, os.fstat(held.fd))
+                and _holds(held.fd)
+            ):
+                # time stamps may have moved: the lease says that the
+                # content has not
+                self._remember(name, held)
+                return held
+            self._release(name)
+        with self._root.directory(BASE_DIR) as directory:
+            fd = open_at(directory, name)
+        try:
+            _lease(fd)
+            known = self._store.base(name)
+            if known is not None and known == BaseRecord.of(fd, known.sha256):
+                hashed = HashedFile(fd, known.size, known.sha256)
+            else:
+                LOG.info("%s: hashing base %s", "agent.hash.base", name)
+                hashed = hash_file(fd)
+                if not _holds(fd):
+                    raise Denied(EVENT, "written to while it was hashed")
+        except Denied:
+            os.close(fd)
+            raise
+        self._hold(name, hashed)
+        return hashed
 
     def _hold(self, name: str, hashed: HashedFile) -> None:
         self._release(name)

@@ -100,10 +100,16 @@ class Journal:
         return int(record["seq"])
 
     def write(
-        self, event: str, instance: str, detail: str = "", **more: Any
+        self,
+        event: str,
+        instance: str,
+        detail: str = "",
+        durable: bool = True,
+        **more: Any,
     ) -> str:
-        """Record a decision, durably; returns its id.
+        """Record a decision; returns its id.
 
+        :param durable: on disk when this returns.
         :raises Unavailable: ``agent.audit``: no log, no launch.
         """
         with self._lock:
@@ -125,7 +131,8 @@ class Journal:
             try:
                 if os.write(self._fd, line) != len(line):
                     raise OSError("short write")
-                os.fdatasync(self._fd)
+                if durable:
+                    os.fdatasync(self._fd)
             except OSError as exc:
                 raise Unavailable(
                     EVENT, "the audit log cannot be written"

@@ -29,8 +29,11 @@ EVENT = "agent.record"
 DISK_NAME = r"disk(\.(local|swap|eph[0-9]{1,3}))?"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file's content; mode 0600, on disk when this returns."""
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+    """Replace a file's content, mode 0600.
+
+    :param durable: on disk when this returns.
+    """
     temporary = path.with_name(path.name + ".new")
     fd = os.open(
         temporary,
@@ -39,8 +42,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     )
     with os.fdopen(fd, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(fd)
+        if durable:
+            file.flush()
+            os.fsync(fd)
     os.replace(temporary, path)
 
 
@@ -186,6 +190,8 @@ class Store:
         write_atomic(
             self._instances / f"{record.instance}.json",
             canonical_json(document),
+            # without disks there is nothing that a crash could orphan
+            durable=record.made,
         )
 
     def drop_instance(self, instance: str) -> None:
@@ -201,7 +207,10 @@ class Store:
 
     def save_base(self, name: str, record: BaseRecord) -> None:
         write_atomic(
-            self._bases / f"{name}.json", canonical_json(asdict(record))
+            self._bases / f"{name}.json",
+            canonical_json(asdict(record)),
+            # lost in a crash, it costs one more hash
+            durable=False,
         )
 
     def drop_base(self, name: str) -> None:

@@ -1,0 +1,547 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""The launch side: prepare → make → start → started → forget.
+
+Each verb of the socket ends here.  What decides stands elsewhere:
+:mod:`.release` (is this the answer to our question), :mod:`.measure` (may
+this image run), :mod:`.admit` (may this domain start); this module orders
+them, and writes every decision to the audit log before it acts on it.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mh_core import manifest
+from mh_core.errors import (
+    Conflict,
+    Denied,
+    MHError,
+    NotFound,
+    Unavailable,
+)
+from mh_core.request import Disk, KeyRequest
+from mh_core.secret import Secret
+from mh_core.vm_report import VmClaims
+from mh_nova.agent import admit as admit_module
+from mh_nova.agent import measure as measure_module
+from mh_nova.agent.admit import ExpectedDisk, Facts, admit
+from mh_nova.agent.attempt import (
+    MAX_AGE,
+    Attempt,
+    Attempts,
+    Opened,
+    Stage,
+    Wrapped,
+)
+from mh_nova.agent.bases import Bases
+from mh_nova.agent.guard import Guard
+from mh_nova.agent.hashing import hash_file
+from mh_nova.agent.interfaces import Prover
+from mh_nova.agent.journal import Journal
+from mh_nova.agent.kms import KeyUrl, KmsClient
+from mh_nova.agent.measure import measure
+from mh_nova.agent.measurers.base import HashedFile, Measurer
+from mh_nova.agent.overlay import Overlays, secret_uuid
+from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG, Root
+from mh_nova.agent.release import open_release
+from mh_nova.agent.report import Reporter
+from mh_nova.agent.secrets import Keeper
+from mh_nova.agent.store import InstanceRecord, Store
+
+LOG = logging.getLogger(__name__)
+EVENT = "agent.launch"
+STARTED = EVENT + ".started"
+GRANTED = "agent.start.granted"
+_SWEEP = 5.0
+#: A config drive larger than this is not looked at, bytes.
+_MAX_DRIVE = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a launcher is put together from."""
+
+    conf: Any
+    root: Root
+    prover: Prover
+    kms: KmsClient
+    store: Store
+    bases: Bases
+    overlays: Overlays
+    secrets: Keeper
+    journal: Journal
+    guard: Guard
+    reporter: Reporter
+    measurers: Mapping[str, Measurer]
+    clock: Callable[[], float] = time.time
+
+
+class Launcher:
+    """All launches of this host."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._conf = parts.conf.agent
+        self._attempts = Attempts()
+        self._pool = ThreadPoolExecutor(16, thread_name_prefix="key")
+        self._stopped = threading.Event()
+        self._sweeper = threading.Thread(
+            target=self._sweep, name="sweep", daemon=True
+        )
+
+    def start_threads(self) -> None:
+        self._sweeper.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._p.bases.close()
+
+    def _sweep(self) -> None:
+        while not self._stopped.wait(_SWEEP):
+            self._attempts.expire()
+            self._p.bases.prune()
+
+    # -- prepare ---------------------------------------------------------
+
+    def prepare(
+        self, record: InstanceRecord, purpose: str, ticket: str
+    ) -> None:
+        """Begin: ask for the key and follow the download, both at once.
+
+        :param record: as nova gave it; the LUKS uuids in it are chosen
+            here.
+        :raises MHError: ``agent.guard.*``, ``agent.prepare.host``,
+            ``agent.kms.key-url|origin``, ``agent.header.*``.
+        """
+        instance = record.instance
+        with self._attempts.own(instance):
+            self._give_up(instance)
+            self._p.guard.require()
+            if record.host != self._conf.host:
+                raise Denied("agent.prepare.host", "prepared for another host")
+            url = self._p.kms.check_url(
+                record.key_url, record.key_id, record.compat
+            )
+            record = replace(
+                record,
+                compat=url.compat,
+                disks=tuple(
+                    replace(disk, luks_uuid=found)
+                    for disk in record.disks
+                    for found in [self._uuid_of(record, disk.name, disk)]
+                ),
+            )
+            self._p.store.save_instance(record)
+            attempt = Attempt(
+                record, url, self._request(record, url, purpose, ticket)
+            )
+            self._p.journal.write(
+                EVENT + ".prepared",
+                instance,
+                durable=False,
+                request=attempt.request.digest().hex(),
+                image=record.image,
+                key_id=record.key_id,
+            )
+            self._p.bases.follow(record.image, instance)
+            attempt.key = self._ask(attempt)
+            self._attempts.put(attempt)
+
+    def _uuid_of(self, record: InstanceRecord, name: str, disk: Any) -> str:
+        """Of the disk that is there (a resized or migrated one), or the
+        one chosen for the disk to come."""
+        base = self._p.root.base(record.image) if disk.base else None
+        found = self._p.overlays.inspect(record.instance, name, base)
+        return str(disk.luks_uuid) if found is None else found.luks_uuid
+
+    @staticmethod
+    def _request(
+        record: InstanceRecord, url: KeyUrl, purpose: str, ticket: str
+    ) -> KeyRequest:
+        return KeyRequest(
+            key_id=record.key_id,
+            kms_origin=str(url.origin),
+            purpose=purpose,
+            instance=record.instance,
+            project=record.project,
+            user=record.user,
+            host=record.host,
+            image=record.image,
+            manifest_digest=manifest.digest(record.manifest),
+            disks=tuple(
+                Disk(disk.name, disk.luks_uuid) for disk in record.disks
+            ),
+            ticket=ticket,
+        )
+
+    def _ask(self, attempt: Attempt) -> "Future[Wrapped]":
+        instance, request = attempt.record.instance, attempt.request
+
+        def fetch() -> Wrapped:
+            try:
+                jwe = self._p.kms.fetch(attempt.url, request)
+            except MHError as exc:
+                LOG.warning("%s instance=%s %s", exc.event, instance, exc)
+                raise
+            return Wrapped(jwe, time.monotonic())
+
+        return self._pool.submit(fetch)
+
+    def _give_up(self, instance: str) -> None:
+        """End whatever was under way for an instance."""
+        self._p.secrets.drop(instance)
+        attempt = self._attempts.drop(instance)
+        if attempt is not None:
+            self._p.bases.leave(attempt.record.image, instance)
+
+    # -- make ------------------------------------------------------------
+
+    def make(self, instance: str, downloaded: bool) -> list[dict[str, Any]]:
+        """The measuring decision, then the disks.
+
+        :param downloaded: nova has written the whole image to ``.part``.
+        :returns: the answer of :meth:`disks`.
+        """
+        with self._attempts.own(instance):
+            attempt = self._attempts.get(instance)
+            if attempt is None:
+                if not self._p.store.instance(instance).made:
+                    raise Conflict(
+                        "agent.make.not-prepared",
+                        "the launch was not prepared, or the agent has "
+                        "restarted since",
+                    )
+                return self.disks(instance)
+            if downloaded:
+                self._p.bases.downloaded(attempt.record.image)
+            if attempt.stage is Stage.PREPARED:
+                try:
+                    self._make(attempt)
+                except MHError as exc:
+                    self._refused(attempt, exc)
+                    self._p.bases.reject(attempt.record.image, instance)
+                    self._give_up(instance)
+                    raise
+            return self.disks(instance)
+
+    def _make(self, attempt: Attempt) -> None:
+        record = attempt.record
+        opened = self._open(attempt)
+        with self._p.bases.candidate(
+            record.image, self._conf.measure_timeout
+        ) as hashed:
+            measured = self._measure(attempt, opened, hashed)
+            self._p.bases.adopt(record.image, hashed)
+        self._p.bases.leave(record.image, record.instance)
+        for disk in record.disks:
+            self._make_disk(record, disk, opened, measured)
+        attempt.record = replace(record, made=True)
+        self._p.store.save_instance(attempt.record)
+        attempt.stage = Stage.MADE
+
+    def _make_disk(
+        self,
+        record: InstanceRecord,
+        disk: Any,
+        opened: Opened,
+        measured: measure_module.Measured,
+    ) -> None:
+        key = opened.payload.overlay_keys[disk.name]
+        base = self._p.root.base(record.image) if disk.base else None
+        if disk.base and disk.size < measured.manifest.virtual_size:
+            raise Denied(
+                "agent.overlay.size",
+                f"the flavor's disk ({disk.size} bytes) is smaller than the "
+                f"image ({measured.manifest.virtual_size})",
+            )
+        if self._p.overlays.inspect(record.instance, disk.name, base) is None:
+            self._p.overlays.write(record.instance, disk, key, base)
+        else:
+            self._p.overlays.require(record.instance, disk, base)
+            self._p.overlays.unlocks(record.instance, disk.name, key)
+
+    def _open(self, attempt: Attempt) -> Opened:
+        """Wait for the key; ask again where it is too old; open it."""
+        wrapped: Wrapped | None = None
+        if attempt.key is not None:
+            try:
+                # challenge and release, each within the time allowed
+                wrapped = attempt.key.result(3 * self._conf.timeout + 10)
+            except FutureTimeout as exc:
+                raise Unavailable(
+                    "agent.kms.unavailable", "the key server is too slow"
+                ) from exc
+            finally:
+                attempt.key = None
+        if wrapped is None or (time.monotonic() - wrapped.obtained > MAX_AGE):
+            wrapped = Wrapped(
+                self._p.kms.fetch(attempt.url, attempt.request),
+                time.monotonic(),
+            )
+        payload = open_release(
+            wrapped.jwe,
+            attempt.request,
+            self._p.prover.unwrap,
+            int(self._p.clock()),
+        )
+        attempt.opened = Opened(attempt.request, payload, time.monotonic())
+        attempt.measured = None
+        return attempt.opened
+
+    def _measure(
+        self, attempt: Attempt, opened: Opened, hashed: HashedFile
+    ) -> measure_module.Measured:
+        record = attempt.record
+        attempt.measured = measure(
+            opened.payload,
+            record.manifest,
+            opened.request,
+            hashed,
+            self._p.measurers,
+        )
+        self._p.journal.write(
+            measure_module.PASSED,
+            record.instance,
+            # the admit record, which follows, is the durable one
+            durable=False,
+            request=opened.request.digest().hex(),
+            sha256=hashed.sha256,
+            kms_audit=opened.payload.audit,
+        )
+        return attempt.measured
+
+    def _refused(self, attempt: Attempt, error: MHError) -> None:
+        self._p.journal.write(
+            error.event,
+            attempt.record.instance,
+            error.message,
+            request=attempt.request.digest().hex(),
+        )
+
+    # -- disks -----------------------------------------------------------
+
+    def disks(self, instance: str) -> list[dict[str, Any]]:
+        """Each disk that exists, and the secrets it opens with.
+
+        :raises NotFound: ``agent.record.unknown``.
+        :raises Denied: ``agent.header.*``.
+        """
+        record = self._p.store.instance(instance)
+        out = []
+        for disk in record.disks:
+            base = self._p.root.base(record.image) if disk.base else None
+            if self._p.overlays.inspect(instance, disk.name, base) is None:
+                continue
+            out.append(
+                {
+                    "name": disk.name,
+                    "overlay_secret": secret_uuid(
+                        instance, disk.name, "overlay"
+                    ),
+                    "base_secret": secret_uuid(instance, disk.name, "base")
+                    if disk.base
+                    else "",
+                    "base": disk.base,
+                }
+            )
+        return out
+
+    # -- start -----------------------------------------------------------
+
+    def start(self, instance: str, xml: str, purpose: str) -> tuple[str, str]:
+        """The admit decision, then the secrets.
+
+        :param xml: the final domain XML.
+        :returns: event id and a sentence for the log.
+        """
+        with self._attempts.own(instance):
+            attempt = self._attempt_to_start(instance, purpose)
+            try:
+                return self._start(attempt, xml, purpose)
+            except MHError as exc:
+                self._refused(attempt, exc)
+                self._give_up(instance)
+                raise
+
+    def _attempt_to_start(self, instance: str, purpose: str) -> Attempt:
+        """The launch under way, if it will do; else a new attempt."""
+        attempt = self._attempts.get(instance)
+        if (
+            attempt is not None
+            and attempt.stage is not Stage.PREPARED
+            and attempt.request.purpose in (purpose, "launch")
+        ):
+            return attempt
+        record = self._p.store.instance(instance)
+        if not record.made:
+            raise Conflict(
+                "agent.start.not-made", "the instance's disks are not made"
+            )
+        url = self._p.kms.check_url(
+            record.key_url, record.key_id, record.compat
+        )
+        attempt = Attempt(
+            record,
+            url,
+            self._request(record, url, purpose, ""),
+            stage=Stage.MADE,
+        )
+        self._attempts.put(attempt)
+        return attempt
+
+    def _start(
+        self, attempt: Attempt, xml: str, purpose: str
+    ) -> tuple[str, str]:
+        record = attempt.record
+        self._p.guard.require()
+        for disk in record.disks:
+            base = self._p.root.base(record.image) if disk.base else None
+            self._p.overlays.require(record.instance, disk, base)
+        opened = attempt.opened
+        if opened is None or not opened.fresh():
+            opened = self._open(attempt)
+        with self._p.bases.base(record.image) as hashed:
+            # the base, or the policy, may have changed since the last start
+            measured = self._measure(attempt, opened, hashed)
+        facts = Facts(
+            instance=record.instance,
+            purpose=purpose,
+            disks=self._expected(record),
+            policies=(
+                measured.manifest.launch_policy,
+                opened.payload.launch_policy,
+            ),
+            config_drive=self._p.root.disk(record.instance, CONFIG_DRIVE),
+            config_drive_sha256=self._config_drive(record.instance),
+            user_data_digest=record.user_data_digest,
+            console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
+            emulators=tuple(self._conf.emulators),
+        )
+        verdict = admit(xml, facts)
+        for event in verdict.events[1:]:
+            LOG.warning("%s %s %s", event.id, record.instance, event.detail)
+        verdict.require()
+        attempt.domain_digest = admit_module.domain_digest(xml)
+        audit = self._p.journal.write(
+            admit_module.PASSED,
+            record.instance,
+            purpose=purpose,
+            domain=attempt.domain_digest,
+            request=opened.request.digest().hex(),
+            kms_audit=opened.payload.audit,
+        )
+        self._p.secrets.define(record.instance, self._keys(record, opened))
+        attempt.stage = Stage.STARTING
+        return GRANTED, f"{audit}; key server: {opened.payload.audit}"
+
+    def _expected(self, record: InstanceRecord) -> tuple[ExpectedDisk, ...]:
+        instance = record.instance
+        return tuple(
+            ExpectedDisk(
+                disk.name,
+                self._p.root.disk(instance, disk.name),
+                secret_uuid(instance, disk.name, "overlay"),
+                (
+                    self._p.root.base(record.image),
+                    secret_uuid(instance, disk.name, "base"),
+                )
+                if disk.base
+                else None,
+            )
+            for disk in record.disks
+        )
+
+    @staticmethod
+    def _keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:
+        keys: dict[str, Secret] = {}
+        for disk in record.disks:
+            name = secret_uuid(record.instance, disk.name, "overlay")
+            keys[name] = opened.payload.overlay_keys[disk.name]
+            if disk.base:
+                name = secret_uuid(record.instance, disk.name, "base")
+                keys[name] = opened.payload.dek
+        return keys
+
+    def _config_drive(self, instance: str) -> str:
+        """SHA-256 (hex) of the config drive; empty: none, or too large."""
+        try:
+            fd = self._p.root.open(instance, CONFIG_DRIVE)
+        except NotFound:
+            return ""
+        try:
+            if os.fstat(fd).st_size > _MAX_DRIVE:
+                return ""
+            return hash_file(fd).sha256
+        finally:
+            os.close(fd)
+
+    # -- afterwards ------------------------------------------------------
+
+    def started(self, instance: str, ok: bool) -> None:
+        """Secrets go; where the guest runs, its report is made."""
+        with self._attempts.own(instance):
+            self._p.secrets.drop(instance)
+            attempt = self._attempts.drop(instance)
+            if attempt is not None:
+                self._p.bases.leave(attempt.record.image, instance)
+            if not ok:
+                self._p.journal.write(
+                    EVENT + ".failed", instance, durable=False
+                )
+                return
+            if (
+                attempt is None
+                or attempt.stage is not Stage.STARTING
+                or attempt.measured is None
+            ):
+                raise Conflict("agent.started.unknown", "no start was granted")
+            self._p.journal.write(
+                STARTED,
+                instance,
+                durable=False,
+                domain=attempt.domain_digest,
+            )
+            self._p.reporter.submit(self._claims(attempt))
+
+    def _claims(self, attempt: Attempt) -> VmClaims:
+        request, measured = attempt.request, attempt.measured
+        return VmClaims(
+            instance=request.instance,
+            project=request.project,
+            image=request.image,
+            key_id=request.key_id,
+            kms_origin=request.kms_origin,
+            host=request.host,
+            purpose=request.purpose,
+            manifest_digest=request.manifest_digest,
+            domain_digest=attempt.domain_digest,
+            request_digest=request.digest().hex(),
+            started_at=int(self._p.clock()),
+            measured={} if measured is None else measured.verdicts,
+        )
+
+    def forget(self, instance: str) -> None:
+        """The instance is gone: secrets, record, what is under way."""
+        with self._attempts.own(instance):
+            self._give_up(instance)
+            self._p.store.drop_instance(instance)
+            self._p.journal.write(
+                EVENT + ".forgotten", instance, durable=False
+            )

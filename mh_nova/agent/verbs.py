@@ -1,0 +1,175 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Verbs of the agent's socket: the table, and the reading of each request.
+
+No verb returns a key, quotes, unwraps or takes a path.
+"""
+
+import importlib.metadata
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mh_core.errors import NotFound
+from mh_core.fields import Fields
+from mh_core.request import PURPOSES
+from mh_nova.agent.guard import Guard
+from mh_nova.agent.launch import Launcher
+from mh_nova.agent.ours import Ours
+from mh_nova.agent.store import DISK_NAME, DiskRecord, InstanceRecord
+
+EVENT = "agent.verb"
+_MAX_SIZE = 1 << 50
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the verbs work on."""
+
+    launcher: Launcher
+    guard: Guard
+    ours: Ours
+
+
+def status(context: Context, fields: Fields) -> dict[str, Any]:
+    fields.end()
+    findings = context.guard.findings()
+    return {
+        "trusted": not findings,
+        "findings": [
+            {"event": found.id, "message": found.detail} for found in findings
+        ],
+        "enrolled": context.guard.enrolled,
+        "version": _version(),
+    }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mystery-hill")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+def _disk(virtual_size: int) -> Callable[[Any], DiskRecord]:
+    def convert(value: Any) -> DiskRecord:
+        fields = Fields(value, EVENT + ".prepare")
+        name = fields.text("name", pattern=DISK_NAME)
+        size = fields.integer("size", 0, _MAX_SIZE)
+        fields.end()
+        base = name == "disk"
+        if base and not size:
+            size = virtual_size
+        return DiskRecord(name, size, str(uuid.uuid4()), base)
+
+    return convert
+
+
+def prepare(context: Context, fields: Fields) -> dict[str, Any]:
+    virtual_size = fields.integer("virtual_size", 0, _MAX_SIZE)
+    disks = fields.list("disks", _disk(virtual_size), 16)
+    names = [disk.name for disk in disks]
+    if "disk" not in names or len(set(names)) != len(names):
+        raise fields.fail("disks", "one 'disk', and each name once")
+    record = InstanceRecord(
+        instance=fields.uuid("instance"),
+        image=fields.uuid("image"),
+        project=fields.text("project", maximum=64),
+        user=fields.text("user", maximum=64),
+        host=fields.text("host", pattern=r"[A-Za-z0-9._\-]{1,255}"),
+        key_url=fields.text("key_url", maximum=2048),
+        key_id=fields.uuid("key_id"),
+        manifest=fields.text(
+            "manifest", maximum=256 * 1024, pattern=r"[A-Za-z0-9_.\-]+"
+        ),
+        compat=fields.boolean("compat"),
+        user_data_digest=fields.text(
+            "user_data_digest", pattern=r"|[0-9a-f]{64}"
+        ),
+        disks=disks,
+    )
+    purpose = fields.choice("purpose", PURPOSES)
+    ticket = fields.text("ticket", pattern=r"[A-Za-z0-9_\-]{0,64}")
+    fields.end()
+    context.launcher.prepare(record, purpose, ticket)
+    return {}
+
+
+def make(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    downloaded = fields.boolean("downloaded")
+    fields.end()
+    return {"disks": context.launcher.make(instance, downloaded)}
+
+
+def disks(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    return {"disks": context.launcher.disks(instance)}
+
+
+def start(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    xml = fields.text("xml", maximum=1024 * 1024)
+    purpose = fields.choice("purpose", PURPOSES)
+    fields.end()
+    event, detail = context.launcher.start(instance, xml, purpose)
+    return {"event": event, "detail": detail}
+
+
+def started(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    ok = fields.boolean("ok")
+    fields.end()
+    context.launcher.started(instance, ok)
+    return {}
+
+
+def ours(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    why = context.ours.why(instance)
+    return {"ours": bool(why), "why": why}
+
+
+def forget(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.forget(instance)
+    return {}
+
+
+VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
+    "status": status,
+    "prepare": prepare,
+    "make": make,
+    "disks": disks,
+    "start": start,
+    "started": started,
+    "ours": ours,
+    "forget": forget,
+}
+
+
+def dispatch(context: Context, value: Any) -> dict[str, Any]:
+    """Run one request.
+
+    :raises MHError: whatever refused it.
+    """
+    fields = Fields(value, EVENT)
+    verb = fields.text("verb", maximum=32)
+    handler = VERBS.get(verb)
+    if handler is None:
+        raise NotFound(EVENT + ".unknown", "no such verb")
+    fields.event = f"{EVENT}.{verb}"
+    return handler(context, fields)
