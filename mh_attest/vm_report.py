@@ -75,7 +75,8 @@ def report(
         "claims": request.claims.digest().hex(),
         "nonce": service_nonce,
     }
-    # 1: unproven callers leave no record, else anybody could fill the log.
+    # 1: who shows no AK we know leaves no record; nobody asked who they are,
+    # and anybody could fill the log.
     expires = nonce_module.check(
         service.authority.nonce_key,
         PURPOSE,
@@ -95,7 +96,9 @@ def report(
     )
     asked_at = expires - nonce_module.LIFE
     if not appraisal.verdict.allowed or appraisal.host is None:
-        audit = service.keep(appraisal, origin, facts, asked_at)
+        audit = ""
+        if appraisal.host is not None:
+            audit = service.keep(appraisal, origin, facts, asked_at)
         require(appraisal, audit)
         raise Denied(EVENT + ".internal", "no verdict")
     # 3
