@@ -15,7 +15,7 @@ The attestation server has accepted the report before; nothing of that is
 believed here beyond its signature under the pinned key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -97,10 +97,12 @@ def judge(
     project: str,
     image: TrustedImage,
     kms_origin: str,
+    levels: Collection[str],
 ) -> Judgement:
     """Verify one report about one instance.
 
-    1. authority: the report was signed by the pinned authority;
+    1. authority: the report was signed by the pinned authority, speaks of
+       exactly these claims, and found the host good enough;
     2. host: the AK was certified by the pinned enroller, and quoted this
        nonce and exactly these claims (``LABEL_VM``);
     3. instance: the claims name this instance, project and the host whose
@@ -111,6 +113,8 @@ def judge(
 
     A later check is made even where an earlier one failed, so that a
     person sees all of it; one failure makes the whole fail.
+
+    :param levels: that the key's release policy accepts.
     """
     try:
         report = _Report.parse(document)
@@ -120,7 +124,7 @@ def judge(
         )
     claims = report.claims
     steps: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("authority", lambda: _authority(report, authority)),
+        ("authority", lambda: _authority(report, authority, levels)),
         ("host", lambda: _host(report, authority)),
         ("instance", lambda: _instance(report, instance, project)),
         ("image", lambda: _image(claims, image)),
@@ -140,19 +144,30 @@ def _refuse(cause: str, message: str) -> VerificationError:
     return VerificationError(f"{EVENT}.{cause}", message)
 
 
-def _authority(report: _Report, authority: Authority) -> str:
+def _authority(
+    report: _Report, authority: Authority, levels: Collection[str]
+) -> str:
     payload, _kid = jose.verify(report.token, [authority.jwk], TYP)
     fields = Fields(parse_json(payload, 65536), EVENT + ".token")
     issuer = fields.text("iss")
-    issued_at = fields.integer("iat", 0, 1 << 40)
-    nonce = fields.b64u("eat_nonce", 32)
-    digest = fields.hex("mh_claims", 32)
+    issued_at = fields.integer("iat", 1, 1 << 40)
+    claims = VmClaims.parse(fields.object("claims"))
+    host = fields.text("host")
+    level = fields.text("level")
+    nonce = fields.b64u("nonce", 32)
+    fields.end()
     if issuer != authority.issuer:
         raise _refuse("issuer", "another issuer")
-    if nonce != report.nonce or digest != report.claims.digest():
+    if (
+        nonce != report.nonce
+        or claims != report.claims
+        or host != report.claims.host
+    ):
         raise _refuse("token", "the token speaks of another report")
     report.issued_at = issued_at
-    return issuer
+    if level not in levels:
+        raise _refuse("level", f"the host is {level!r}")
+    return f"{issuer} says {level}"
 
 
 def _host(report: _Report, authority: Authority) -> str:

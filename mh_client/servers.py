@@ -84,6 +84,7 @@ class Servers:
         :raises MHError: ``client.attest.*``, or the server's answer.
         """
         authority = self.attest.authority()
+        policy = self.kms.key(image.properties.key_id).policy
         try:
             reports = self.attest.reports(server.id)
         except NotFound:
@@ -97,6 +98,7 @@ class Servers:
             project=server.project,
             image=image,
             kms_origin=self.kms.origin(),
+            levels=tuple(policy.get("levels", ())),
         )
 
     def show(self, name: str) -> Finding:

@@ -62,6 +62,7 @@ class Server:
 
         class Handle(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 65536
 
             def _serve(self) -> None:
                 path, _, query = self.path.partition("?")
@@ -112,7 +113,7 @@ class Server:
             self._httpd.socket, server_side=True
         )
         self._thread = threading.Thread(
-            target=self._httpd.serve_forever, args=(0.05,), daemon=True
+            target=self._httpd.serve_forever, args=(0.01,), daemon=True
         )
         self._thread.start()
 
