@@ -202,10 +202,10 @@ def release_key(
         launch_policy = manifests[request.manifest_digest]
         # 7, 8
         with _recorded(parts.ledger) as entry:
-            if not nonces.spend(entry.connection, nonce, key_id, entry.now):
-                raise _spent()
             if not keys.unchanged(entry.connection, key):
                 raise Denied("kms.release.key", "the key has just changed")
+            if not nonces.spend(entry.connection, nonce, key_id, entry.now):
+                raise _spent()
             trail.facts["ticket"] = _ticket(entry, policy, request)
             number = trail.write(entry, GRANTED)
     except MHError as exc:

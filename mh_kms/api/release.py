@@ -22,8 +22,7 @@ from mh_kms.release import release_key
 
 def challenge(call: Call) -> Answer:
     """A nonce for one release of this key."""
-    if call.body:
-        call.fields().end()
+    call.fields().end()
     parts = call.parts
     key = keys.get(parts.database, call.key_id)
     nonce = parts.random(32)

@@ -177,7 +177,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         manager = Manager(conf_module.load(options.config_file))
         name = f"{options.noun}_{options.verb}".replace("-", "_")
-        getattr(manager, name)(options)
+        try:
+            getattr(manager, name)(options)
+        finally:
+            manager.database.close()
     except (MHError, cfg.Error, OSError) as exc:
         print(f"mh-kms-manage: {exc}", file=sys.stderr)
         return 1

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         websockets=False,
         ssl_cert=certificate,
         ssl_key=key,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
         workers_kill_timeout=_GRACE,
     )
     server.serve()

@@ -112,6 +112,13 @@ class Database:
             except sqlite3.Error as exc:
                 raise _unavailable() from exc
 
+    def close(self) -> None:
+        """Close this thread's connection; the last one folds the log in."""
+        held = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if held is not None:
+            held.close()
+
     def truncate_log(self) -> None:
         """Overwrite what the write-ahead log still holds."""
         try:

@@ -48,7 +48,6 @@ def load(names: Iterable[str]) -> Mapping[str, PolicyCheck]:
         invoke_on_load=True,
         on_load_failure_callback=_failed,
         on_missing_entrypoints_callback=_missing,
-        warn_on_missing_entrypoint=False,
     )
     checks = {one.name: one.obj for one in manager}
     for name in wanted:
