@@ -56,7 +56,7 @@ def deliver_key(
         if not keys.unchanged(entry.connection, key):
             raise keys.unknown()
         entry.record(
-            "kms.key.delivered",
+            "kms.deliver.delivered",
             key.id,
             project=key.project,
             caller=caller.name,

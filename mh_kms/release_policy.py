@@ -18,11 +18,10 @@ from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from mh_core import jose
 from mh_core.akcert import load_certificate
-from mh_core.encoding import canonical_json, parse_json
+from mh_core.encoding import parse_json
 from mh_core.errors import InputError
 from mh_core.fields import Fields, text_item
 from mh_core.request import PURPOSES
@@ -32,6 +31,7 @@ EVENT = "kms.policy"
 #: Run for every release, whether the policy lists them or not.
 BUILT_IN = ("level", "project", "purpose", "manifest", "tags")
 _AUTHORITY_URL = r"https://[A-Za-z0-9.\-\[\]:]{1,240}"
+_JWK_MEMBERS = frozenset(("kty", "crv", "x", "y", "kid", "use", "alg"))
 _CHECK_NAME = r"[a-z][a-z0-9_\-]{0,63}"
 
 
@@ -58,9 +58,6 @@ class Authority:
         )
         fields.end()
         return authority
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"issuer": self.issuer, "url": self.url, "jwk": self.jwk}
 
 
 @dataclass(frozen=True)
@@ -113,33 +110,10 @@ class ReleasePolicy:
         fields.end()
         return policy
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "version": 1,
-            "authorities": [one.to_dict() for one in self.authorities],
-            "enrollers": [
-                one.public_bytes(Encoding.PEM).decode()
-                for one in self.enrollers
-            ],
-            "levels": list(self.levels),
-            "projects": list(self.projects),
-            "purposes": list(self.purposes),
-            "manifest_keys": list(self.manifest_keys),
-            "tickets": self.tickets,
-            "compat": self.compat,
-            "lease": self.lease,
-            "tags": {name: list(value) for name, value in self.tags.items()},
-            "checks": list(self.checks),
-        }
-
-
-def dump(policy: ReleasePolicy) -> str:
-    return canonical_json(policy.to_dict()).decode()
-
 
 @lru_cache(maxsize=256)
 def load(text: str) -> ReleasePolicy:
-    """A policy as :func:`dump` wrote it."""
+    """A policy as stored: the owner's own document, canonical JSON."""
     return ReleasePolicy.parse(parse_json(text.encode()))
 
 
@@ -150,8 +124,11 @@ def signing_key(value: Any) -> jose.Jwk:
     """
     if not isinstance(value, dict) or value.get("kty") != "EC":
         raise InputError("core.jose.key", "a P-256 public key is expected")
-    if "d" in value:
-        raise InputError("core.jose.key", "a private key does not belong here")
+    if not set(value) <= _JWK_MEMBERS or not all(
+        isinstance(member, str) and len(member) <= 256
+        for member in value.values()
+    ):
+        raise InputError("core.jose.key", "only a public key belongs here")
     return jose.public(value)
 
 

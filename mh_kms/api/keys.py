@@ -13,7 +13,7 @@
 import uuid
 from typing import Any
 
-from mh_core.encoding import parse_json
+from mh_core.encoding import canonical_json, parse_json
 from mh_core.errors import Denied, InputError
 from mh_core.secret import Secret
 from mh_kms import release_policy
@@ -36,21 +36,22 @@ def document(call: Call, key: Key) -> dict[str, Any]:
         "name": key.name,
         "project": key.project,
         "created_at": key.created_at,
-        "policy": key.policy.to_dict(),
+        "policy": parse_json(key.policy_text.encode()),
         "manifests": list(keys.manifests(call.parts.database, key.id)),
         "url": f"{origin}/v1/keys/{key.id}",
         "compat_url": f"{origin}/data-encryption-key/request/{key.id}",
     }
 
 
-def _policy(call: Call, value: Any) -> ReleasePolicy:
+def _policy(call: Call, value: Any) -> str:
+    """The owner's document, checked, and kept as it is."""
     policy = ReleasePolicy.parse(value)
     for name in policy.all_checks:
         if name not in call.parts.checks:
             raise InputError(
                 release_policy.EVENT, f"the check {name!r} is not loaded here"
             )
-    return policy
+    return canonical_json(value).decode()
 
 
 def create(call: Call) -> Answer:
@@ -61,7 +62,8 @@ def create(call: Call) -> Answer:
     fields = call.fields()
     name = fields.text("name", minimum=1)
     jwe = fields.text("jwe", maximum=8192)
-    policy = _policy(call, fields.object("policy"))
+    policy = fields.object("policy")
+    policy_text = _policy(call, policy)
     fields.end()
     dek = parts.transport.unwrap(jwe, UPLOAD_APV)
     if len(dek.reveal()) != 32:
@@ -75,7 +77,7 @@ def create(call: Call) -> Answer:
         created_at=parts.now(),
         deleted_at=None,
         revision=1,
-        policy_text=release_policy.dump(policy),
+        policy_text=policy_text,
         dek=parts.key_store.seal(key_id, DEK, dek),
         overlay_root=parts.key_store.seal(key_id, OVERLAY_ROOT, root),
     )
@@ -85,7 +87,7 @@ def create(call: Call) -> Answer:
             "kms.key.created",
             key.id,
             project=key.project,
-            policy=policy.to_dict(),
+            policy=policy,
             **call.who(),
         )
     return Answer(201, document(call, key))
@@ -112,14 +114,15 @@ def show(call: Call) -> Answer:
 def set_policy(call: Call) -> Answer:
     """Replace the release policy; decisions under way fall with the old."""
     key = call.key(rules.SET_POLICY)
-    policy = _policy(call, parse_json(call.body))
+    policy = parse_json(call.body)
+    policy_text = _policy(call, policy)
     with call.parts.ledger.transaction() as entry:
-        keys.set_policy(entry.connection, key, policy)
+        keys.set_policy(entry.connection, key, policy_text)
         entry.record(
             "kms.key.policy",
             key.id,
             project=key.project,
-            policy=policy.to_dict(),
+            policy=policy,
             **call.who(),
         )
     return Answer(body=document(call, call.key(rules.SHOW)))

@@ -33,7 +33,7 @@ _COLUMNS = (
 class Key:
     """
     :param revision: counts every change of the key, policy or manifests.
-    :param policy_text: release policy, canonical JSON.
+    :param policy_text: release policy as the owner wrote it, canonical JSON.
     :param dek: sealed by the key store; None after deletion.
     :param overlay_root: likewise.
     """
@@ -148,12 +148,11 @@ def unchanged(connection: sqlite3.Connection, key: Key) -> bool:
 
 
 def set_policy(
-    connection: sqlite3.Connection, key: Key, policy: ReleasePolicy
+    connection: sqlite3.Connection, key: Key, policy_text: str
 ) -> None:
     touch(connection, key)
     connection.execute(
-        "update keys set policy = ? where id = ?",
-        (release_policy.dump(policy), key.id),
+        "update keys set policy = ? where id = ?", (policy_text, key.id)
     )
 
 

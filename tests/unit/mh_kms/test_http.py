@@ -59,7 +59,7 @@ def test_healthcheck(world: World) -> None:
         ("GET", "/v1/keys/", 401, "kms.auth.token"),
         ("PATCH", "/v1/keys", 405, "kms.api.method"),
         ("POST", "/v1", 405, "kms.api.method"),
-        ("POST", "/v1/keys/x/challenge", 404, "kms.key.unknown"),
+        ("GET", "/v1/keys/x/challenge", 405, "kms.api.method"),
         ("POST", "/v1/keys/" + "A" * 36 + "/release", 400, "core.json.syntax"),
     ],
 )
