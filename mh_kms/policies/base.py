@@ -25,8 +25,8 @@ RULES = [
     ),
     policy.RuleDefault(
         "mh_kms:project_reader",
-        "role:admin or (role:owner or role:auditor)"
-        " and project_id:%(project_id)s",
+        "role:admin or ((role:owner or role:auditor)"
+        " and project_id:%(project_id)s)",
         "May read about keys, never a key: owner and auditor of the"
         " project, administrator of the server.",
     ),
