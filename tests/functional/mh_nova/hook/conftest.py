@@ -172,6 +172,8 @@ def make_instance(trusted: bool = True, **changes: Any) -> objects.Instance:
         "vm_state": "active",
         "task_state": None,
         "trusted_certs": None,
+        "migration_context": None,
+        "launched_at": None,
         "deleted": False,
     }
     fields.update(changes)

@@ -1,0 +1,770 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The driver as nova loads it; of nova, only what would need libvirt or a
+database is replaced, by something that notes the call."""
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nova.conf
+import pytest
+from nova import exception
+from nova.compute import manager, task_states
+from nova.compute import provider_tree as tree
+from nova.compute import utils as compute_utils
+from nova.virt import driver as virt_driver
+from nova.virt.libvirt import imagecache
+from nova.virt.libvirt.driver import LibvirtDriver
+
+from mh_nova.hook import restore
+from mh_nova.hook.guard import TRAIT
+from tests.functional.mh_nova.hook.conftest import (
+    IMAGE,
+    Glance,
+    base_file,
+    make_instance,
+    write_disk,
+)
+from tests.unit.mh_nova.hook.fake_agent import (
+    INSTANCE,
+    TRUSTED,
+    FakeAgent,
+    no,
+)
+from tests.unit.mh_nova.hook.test_properties import image
+
+CONF = nova.conf.CONF
+XML = "<domain><name>x</name></domain>"
+UNTRUSTED = {
+    **TRUSTED,
+    "trusted": False,
+    "findings": [{"event": "agent.guard.tmpfs", "message": "not on tmpfs"}],
+}
+
+
+class Stock:
+    """Notes the calls that reach nova's own methods."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.during: Callable[[Any], Any] = lambda driver: None
+        self._monkeypatch = monkeypatch
+
+    def replace(self, *names: str) -> None:
+        for name in names:
+            self._monkeypatch.setattr(LibvirtDriver, name, self._note(name))
+
+    def _note(self, name: str) -> Callable[..., Any]:
+        def method(driver: Any, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            return self.during(driver)
+
+        return method
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
+    return Stock(monkeypatch)
+
+
+@pytest.fixture
+def driver(agent: FakeAgent, glance: Glance) -> Any:
+    return virt_driver.load_compute_driver(None, "mh.TrustedLibvirtDriver")
+
+
+def message(exc: Exception) -> str:
+    """What nova would show the user."""
+    return str(compute_utils.exception_to_dict(exc)["message"])
+
+
+def spawn(driver: Any, instance: Any, info: Any = None) -> None:
+    driver.spawn(None, instance, None, [], "", {}, block_device_info=info)
+
+
+def hard_reboot(driver: Any, instance: Any) -> None:
+    driver._hard_reboot(None, instance, None, [])
+
+
+# The gate
+
+
+def test_a_start_is_admitted_with_its_xml_and_reported(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_create_guest")
+    stock.during = lambda driver: list(agent.verbs())
+    before = driver._create_guest(None, XML, make_instance())
+    # nova's own start happened between the two
+    assert before[-1] == "start"
+    assert agent.verbs()[-2:] == ["start", "started"]
+    assert agent.asked("start")[0]["xml"] == XML
+    assert agent.asked("start")[0]["purpose"] == "start"
+    assert agent.asked("started")[0]["ok"] is True
+
+
+def test_a_start_that_fails_is_reported(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    def fail(driver: Any) -> None:
+        raise exception.InternalError("qemu")
+
+    stock.replace("_create_guest")
+    stock.during = fail
+    with pytest.raises(exception.InternalError):
+        driver._create_guest(None, XML, make_instance())
+    assert agent.asked("started")[0]["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "answer", [no("agent.kms.refused"), no("agent.admit.disk"), None]
+)
+def test_no_start_without_the_agents_word(
+    driver: Any, agent: FakeAgent, stock: Stock, answer: Any
+) -> None:
+    stock.replace("_create_guest")
+    agent.answers["start"] = answer
+    with pytest.raises(exception.NovaException) as caught:
+        driver._create_guest(None, XML, make_instance(), power_on=True)
+    assert stock.calls == []
+    assert agent.asked("started")[0]["ok"] is False
+    assert message(caught.value).startswith("Trusted start refused: ")
+
+
+def test_paused_is_started_but_defined_is_not(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_create_guest")
+    one = make_instance()
+    driver._create_guest(None, XML, one, power_on=False, pause=True)
+    assert "start" in agent.verbs()
+    agent.seen.clear()
+    driver._create_guest(None, XML, one, power_on=False)
+    assert agent.seen == []
+    assert stock.calls == ["_create_guest"] * 2
+
+
+def test_a_guest_that_runs_is_not_lost_with_the_agent(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_create_guest")
+    agent.answers["started"] = None
+    stock.during = lambda driver: "guest"
+    assert driver._create_guest(None, XML, make_instance()) == "guest"
+
+
+def test_a_host_that_lost_trust_starts_nothing_of_ours(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_create_guest")
+    agent.answers["status"] = UNTRUSTED
+    with pytest.raises(exception.NovaException, match=r"agent\.guard\.tmpfs"):
+        driver._create_guest(None, XML, make_instance())
+    assert stock.calls == []
+    assert "start" not in agent.verbs()
+
+
+# Launch
+
+
+def test_launch(driver: Any, agent: FakeAgent, stock: Stock) -> None:
+    stock.replace("spawn", "_create_guest")
+    one = make_instance()
+
+    def start(driver: Any) -> None:
+        stock.during = lambda driver: None
+        driver._create_guest(None, XML, one)
+
+    stock.during = start
+    spawn(driver, one)
+    assert stock.calls == ["spawn", "_create_guest"]
+    assert agent.asked("prepare")[0]["purpose"] == "launch"
+    assert agent.asked("start")[0]["purpose"] == "launch"
+    assert "forget" not in agent.verbs()
+    # the next start is not a launch
+    driver._create_guest(None, XML, one)
+    assert agent.asked("start")[1]["purpose"] == "start"
+
+
+def test_a_refused_launch_aborts_the_build_and_is_forgotten(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn", "_create_guest")
+    agent.answers["start"] = no(
+        "agent.kms.refused", "the key server refused: kms.release.project"
+    )
+    one = make_instance()
+    stock.during = lambda driver: driver._create_guest(None, XML, one)
+    with pytest.raises(exception.BuildAbortException) as caught:
+        spawn(driver, one)
+    assert message(caught.value) == (
+        "Trusted launch refused: the key server refused: "
+        "kms.release.project [agent.kms.refused]"
+    )
+    assert stock.calls == ["spawn"]
+    assert agent.verbs()[-2:] == ["started", "forget"]
+
+
+@contextlib.contextmanager
+def option(name: str, value: Any, group: str | None = None) -> Iterator[None]:
+    CONF.set_override(name, value, group)
+    try:
+        yield
+    finally:
+        CONF.clear_override(name, group)
+
+
+@pytest.mark.parametrize(
+    ("changes", "info", "cause"),
+    [
+        ({"config_drive": "True"}, None, "config-drive"),
+        ({"kernel_id": IMAGE}, None, "kernel"),
+        ({"ramdisk_id": IMAGE}, None, "kernel"),
+        ({"image_ref": ""}, None, "volume"),
+        ({}, {"block_device_mapping": [{"x": 1}]}, "volume"),
+        ({}, {"swap": {"device_name": "vdb", "swap_size": 64}}, "swap"),
+        ({}, {"ephemerals": [{"size": 1}]}, "ephemeral"),
+    ],
+)
+def test_refused_before_anything_is_made(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    changes: dict[str, Any],
+    info: Any,
+    cause: str,
+) -> None:
+    stock.replace("spawn")
+    with pytest.raises(exception.BuildAbortException) as caught:
+        spawn(driver, make_instance(**changes), info)
+    assert message(caught.value).endswith(f"[hook.launch.{cause}]")
+    assert stock.calls == []
+    assert agent.seen == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("swap", 64), ("ephemeral_gb", 1)]
+)
+def test_flavors_with_more_disks(
+    driver: Any, agent: FakeAgent, stock: Stock, name: str, value: int
+) -> None:
+    stock.replace("spawn")
+    one = make_instance()
+    setattr(one.flavor, name, value)
+    with pytest.raises(exception.BuildAbortException, match=r"hook\.launch"):
+        spawn(driver, one)
+    assert agent.seen == []
+
+
+def test_operators_options_that_would_leak(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    with (
+        option("force_config_drive", True),
+        pytest.raises(exception.BuildAbortException, match="config-drive"),
+    ):
+        spawn(driver, make_instance())
+    with (
+        option("inject_partition", -1, "libvirt"),
+        pytest.raises(exception.BuildAbortException, match="injection"),
+    ):
+        spawn(driver, make_instance())
+    assert stock.calls == []
+
+
+def test_a_kernel_named_by_the_image_only(
+    driver: Any, agent: FakeAgent, glance: Glance, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    glance.images[IMAGE] = image(kernel_id=IMAGE)
+    with pytest.raises(exception.BuildAbortException, match=r"launch\.kernel"):
+        spawn(driver, make_instance())
+    assert stock.calls == []
+
+
+def test_no_launch_on_a_host_that_may_not(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    agent.answers["status"] = UNTRUSTED
+    with pytest.raises(exception.BuildAbortException) as caught:
+        spawn(driver, make_instance())
+    assert message(caught.value) == (
+        "Trusted launch refused: not on tmpfs [agent.guard.tmpfs]"
+    )
+    assert stock.calls == []
+
+
+def test_no_launch_without_an_agent(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    agent.close()
+    with pytest.raises(exception.BuildAbortException) as caught:
+        spawn(driver, make_instance())
+    assert message(caught.value).endswith("[hook.agent.unavailable]")
+    assert stock.calls == []
+
+
+# Plain instances
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_plain_instances_need_no_agent(
+    driver: Any, agent: FakeAgent, stock: Stock, running: bool
+) -> None:
+    names = [
+        "spawn",
+        "_create_guest",
+        "_hard_reboot",
+        "_soft_reboot",
+        "suspend",
+        "snapshot",
+        "power_off",
+        "rescue",
+        "migrate_disk_and_power_off",
+        "check_can_live_migrate_source",
+        "check_can_live_migrate_destination",
+        "pre_live_migration",
+        "attach_volume",
+        "volume_snapshot_create",
+        "_cleanup",
+    ]
+    stock.replace(*names)
+    if not running:
+        agent.close()
+    one = make_instance(trusted=False, config_drive="True")
+    one.flavor.swap = 64
+    spawn(driver, one)
+    driver._create_guest(None, XML, one)
+    hard_reboot(driver, one)
+    driver._soft_reboot(one)
+    driver.suspend(None, one)
+    driver.snapshot(None, one, IMAGE, None)
+    one.task_state = task_states.SHELVING
+    driver.power_off(one)
+    driver.rescue(None, one, None, None, None, None, None)
+    driver.migrate_disk_and_power_off(None, one, "d", None, None)
+    driver.check_can_live_migrate_source(None, one, None)
+    driver.check_can_live_migrate_destination(None, one, None, None)
+    driver.pre_live_migration(None, one, None, None, None, None)
+    driver.attach_volume(None, {}, one, "/dev/vdb")
+    driver.volume_snapshot_create(None, one, IMAGE, {})
+    driver._cleanup(None, one, None, cleanup_instance_disks=True)
+    assert sorted(stock.calls) == sorted(names)
+    assert set(agent.verbs()) <= {"ours"}
+
+
+# Metadata taken away
+
+
+def test_stripped_instances_can_be_stopped_and_deleted_only(
+    driver: Any, agent: FakeAgent, stock: Stock, where: Path
+) -> None:
+    stock.replace(
+        "_create_guest",
+        "_hard_reboot",
+        "_soft_reboot",
+        "suspend",
+        "snapshot",
+        "attach_volume",
+        "power_off",
+        "_cleanup",
+    )
+    (where / INSTANCE).mkdir()
+    write_disk(str(where / INSTANCE / "disk"))
+    one = make_instance(trusted=False)
+    for refused in (
+        lambda: driver._create_guest(None, XML, one),
+        lambda: hard_reboot(driver, one),
+        lambda: driver._soft_reboot(one),
+        lambda: driver.suspend(None, one),
+        lambda: driver.snapshot(None, one, IMAGE, None),
+        lambda: driver.attach_volume(None, {}, one, "/dev/vdb"),
+    ):
+        with pytest.raises(exception.NovaException):
+            refused()
+    assert stock.calls == []
+    driver.power_off(one)
+    driver._cleanup(None, one, None, cleanup_instance_disks=True)
+    assert stock.calls == ["power_off", "_cleanup"]
+    assert agent.verbs()[-1] == "forget"
+
+
+# Reboots
+
+
+def test_hard_reboot_refuses_before_the_domain_is_destroyed(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_hard_reboot")
+    agent.answers["status"] = UNTRUSTED
+    with pytest.raises(exception.NovaException, match="tmpfs"):
+        hard_reboot(driver, make_instance())
+    agent.close()
+    with pytest.raises(exception.NovaException, match="unavailable"):
+        hard_reboot(driver, make_instance())
+    assert stock.calls == []
+
+
+def test_hard_reboot_needs_no_user_token(
+    driver: Any, agent: FakeAgent, glance: Glance, stock: Stock
+) -> None:
+    stock.replace("_hard_reboot")
+    glance.images.clear()
+    hard_reboot(driver, make_instance())
+    assert stock.calls == ["_hard_reboot"]
+    assert agent.verbs() == ["status"]
+
+
+def test_soft_reboot_never_starts_by_itself(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_soft_reboot", "_clean_shutdown")
+    assert driver._soft_reboot(make_instance()) is False
+    assert stock.calls == ["_clean_shutdown"]
+    agent.close()
+    with pytest.raises(exception.NovaException, match="unavailable"):
+        driver._soft_reboot(make_instance())
+    assert stock.calls == ["_clean_shutdown"]
+
+
+# Refused operations
+
+
+class Manager:
+    """The part of nova's manager that decides about an instance's state."""
+
+    def __init__(self) -> None:
+        self.state: str | None = None
+
+    def _instance_update(
+        self, context: Any, instance: Any, vm_state: str, task_state: Any
+    ) -> None:
+        self.state = vm_state
+
+    def _set_instance_obj_error_state(
+        self, instance: Any, clean_task_state: bool = False
+    ) -> None:
+        self.state = "error"
+
+    def run(self, one: Any, operation: Callable[[], Any]) -> Exception:
+        """nova's own context manager around a driver's operation."""
+        around = manager.ComputeManager._error_out_instance_on_exception
+        with pytest.raises(exception.NovaException) as caught:
+            with around(self, None, one, instance_state=one.vm_state):
+                operation()
+        return caught.value
+
+
+@pytest.mark.parametrize("state", ["active", "stopped"])
+def test_suspend_and_migration_leave_the_state(
+    driver: Any, stock: Stock, state: str
+) -> None:
+    stock.replace("suspend", "migrate_disk_and_power_off")
+    one = make_instance(vm_state=state)
+    nova = Manager()
+    error = nova.run(one, lambda: driver.suspend(None, one))
+    assert nova.state == state
+    assert message(error).endswith("[hook.refused.suspend]")
+    error = nova.run(
+        one,
+        lambda: driver.migrate_disk_and_power_off(None, one, "d", None, None),
+    )
+    assert nova.state == state
+    assert message(error).endswith("[hook.refused.migrate]")
+    assert stock.calls == []
+
+
+def test_snapshot(driver: Any, stock: Stock) -> None:
+    stock.replace("snapshot")
+    with pytest.raises(exception.NovaException) as caught:
+        driver.snapshot(None, make_instance(), IMAGE, None)
+    # the manager takes these for "gone", and would say nothing
+    assert not isinstance(
+        caught.value,
+        exception.InstanceNotFound
+        | exception.InstanceNotRunning
+        | exception.ImageNotFound,
+    )
+    assert message(caught.value).endswith("[hook.refused.snapshot]")
+    assert stock.calls == []
+
+
+def test_live_migration(driver: Any, stock: Stock) -> None:
+    stock.replace(
+        "check_can_live_migrate_source",
+        "check_can_live_migrate_destination",
+        "pre_live_migration",
+    )
+    one = make_instance()
+    for refused in (
+        lambda: driver.check_can_live_migrate_source(None, one, None),
+        lambda: driver.check_can_live_migrate_destination(
+            None, one, None, None
+        ),
+        lambda: driver.pre_live_migration(None, one, None, None, None, None),
+    ):
+        with pytest.raises(exception.MigrationPreCheckError) as caught:
+            refused()
+        assert message(caught.value).endswith("[hook.refused.live-migration]")
+    assert stock.calls == []
+
+
+def test_attach_volume(driver: Any, stock: Stock) -> None:
+    stock.replace("attach_volume")
+    with pytest.raises(exception.InvalidVolume) as caught:
+        driver.attach_volume(None, {}, make_instance(), "/dev/vdb")
+    assert message(caught.value).endswith("[hook.refused.attach-volume]")
+    assert stock.calls == []
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [(task_states.SHELVING, "shelve"), (task_states.RESCUING, "rescue")],
+)
+def test_shelve_and_rescue_do_not_stop_the_guest(
+    driver: Any,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    name: str,
+) -> None:
+    undone: list[str] = []
+    monkeypatch.setattr(restore, "vm_state", lambda i: undone.append("rescue"))
+    monkeypatch.setattr(
+        restore, "queued_image", lambda i: undone.append("shelve")
+    )
+    stock.replace("power_off", "rescue")
+    one = make_instance(task_state=task)
+    with pytest.raises(exception.NovaException) as caught:
+        driver.power_off(one, 60, 10)
+    assert message(caught.value).endswith(f"[hook.refused.{name}]")
+    assert stock.calls == []
+    assert undone == [name]
+    # the whole of what nova shows for a rescue keeps the event id
+    shown = exception.InstanceNotRescuable(
+        instance_id=INSTANCE, reason=f"Driver Error: {caught.value}"
+    )
+    assert message(shown).endswith(f"[hook.refused.{name}]")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [None, task_states.POWERING_OFF, task_states.REBUILDING, "deleting"],
+)
+def test_stopping_is_always_possible(
+    driver: Any, agent: FakeAgent, stock: Stock, task: str | None
+) -> None:
+    stock.replace("power_off")
+    agent.close()
+    driver.power_off(make_instance(task_state=task))
+    assert stock.calls == ["power_off"]
+
+
+def test_precaching(driver: Any, glance: Glance, stock: Stock) -> None:
+    stock.replace("cache_image")
+    with pytest.raises(exception.NovaException, match="cache-image"):
+        driver.cache_image(None, IMAGE)
+    assert stock.calls == []
+    glance.images[IMAGE] = {"properties": {}}
+    driver.cache_image(None, IMAGE)
+    assert stock.calls == ["cache_image"]
+
+
+# The end
+
+
+def test_delete_forgets(driver: Any, agent: FakeAgent, stock: Stock) -> None:
+    stock.replace("_cleanup")
+    driver._cleanup(None, make_instance(), None, cleanup_instance_disks=True)
+    assert agent.verbs() == ["forget"]
+
+
+def test_what_keeps_the_disks_forgets_nothing(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_cleanup")
+    driver._cleanup(None, make_instance(), None)
+    assert agent.seen == []
+
+
+def test_rebuilt_from_ours_to_plain(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    """nova changes the metadata first; the host still knows."""
+    stock.replace("_cleanup")
+    agent.answers["ours"] = {"ok": True, "ours": True, "why": "record"}
+    one = make_instance(trusted=False)
+    driver._cleanup(None, one, None, cleanup_instance_disks=True)
+    assert agent.verbs() == ["ours", "forget"]
+
+
+def test_delete_without_an_agent(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("_cleanup")
+    agent.close()
+    driver._cleanup(None, make_instance(), None, cleanup_instance_disks=True)
+    assert stock.calls == ["_cleanup"]
+
+
+# The host
+
+
+def traits(driver: Any) -> set[str]:
+    providers = tree.ProviderTree()
+    providers.new_root("node1", INSTANCE)
+    providers.add_traits("node1", "HW_CPU_X86_AVX")
+    driver.update_provider_tree(providers, "node1")
+    return set(providers.data("node1").traits)
+
+
+def test_the_trait_follows_the_agent(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("update_provider_tree")
+    assert traits(driver) == {"HW_CPU_X86_AVX", TRAIT}
+    agent.answers["status"] = UNTRUSTED
+    assert traits(driver) == {"HW_CPU_X86_AVX"}
+    agent.answers["status"] = TRUSTED
+    assert TRAIT in traits(driver)
+    agent.close()
+    assert TRAIT not in traits(driver)
+    assert stock.calls == ["update_provider_tree"] * 4
+
+
+def test_the_trait_is_taken_from_a_tree_that_has_it(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("update_provider_tree")
+    agent.close()
+    providers = tree.ProviderTree()
+    providers.new_root("node1", INSTANCE)
+    providers.add_traits("node1", TRAIT)
+    driver.update_provider_tree(providers, "node1")
+    assert TRAIT not in providers.data("node1").traits
+
+
+def test_changed_nova_source_withdraws_trust_and_serves_plain(
+    agent: FakeAgent,
+    glance: Glance,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def suspend(self, context, instance):  # type: ignore[no-untyped-def]
+        stock.calls.append("changed suspend")
+
+    monkeypatch.setattr(LibvirtDriver, "suspend", suspend)
+    name = "mh.TrustedLibvirtDriver"
+    driver = virt_driver.load_compute_driver(None, name)
+    with option("strict_compat", False, "mh"):
+        lax = virt_driver.load_compute_driver(None, name)
+    # after the load: the check would see this replacement, too
+    stock.replace("update_provider_tree")
+    assert TRAIT not in traits(driver)
+    with pytest.raises(exception.BuildAbortException) as caught:
+        spawn(driver, make_instance())
+    assert message(caught.value).endswith("[hook.compat.source]")
+    driver.suspend(None, make_instance(trusted=False))
+    assert stock.calls[-1] == "changed suspend"
+    assert TRAIT in traits(lax)
+
+
+def test_another_cache_directory_is_a_finding(
+    agent: FakeAgent, glance: Glance, stock: Stock
+) -> None:
+    with option("subdirectory_name", "cache", "image_cache"):
+        one = virt_driver.load_compute_driver(None, "mh.TrustedLibvirtDriver")
+    stock.replace("update_provider_tree")
+    assert TRAIT not in traits(one)
+
+
+def test_init_host_with_and_without_an_agent(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("init_host")
+    driver.init_host("node1")
+    agent.close()
+    driver.init_host("node1")
+    assert stock.calls == ["init_host"] * 2
+
+
+# Properties stripped from an encrypted image: stock nova, real qemu-img
+
+
+def fetch_plain(driver: Any, one: Any, size: int | None) -> None:
+    from nova.virt.libvirt import utils as libvirt_utils
+
+    disk = driver.image_backend.by_name(one, "disk")
+    driver._try_fetch_image_cache(
+        disk,
+        libvirt_utils.fetch_image,
+        None,
+        imagecache.get_cache_fname(IMAGE),
+        IMAGE,
+        one,
+        size,
+    )
+
+
+@pytest.mark.parametrize("force_raw", [True, False])
+@pytest.mark.parametrize("size", [None, 1048576, 4 << 20])
+def test_stripped_properties_fail_clearly(
+    driver: Any,
+    glance: Glance,
+    where: Path,
+    force_raw: bool,
+    size: int | None,
+) -> None:
+    glance.images[IMAGE] = {
+        "id": IMAGE,
+        "disk_format": "qcow2",
+        "container_format": "bare",
+        "properties": {},
+    }
+    with (
+        option("force_raw_images", force_raw),
+        pytest.raises(exception.BuildAbortException) as caught,
+    ):
+        fetch_plain(driver, make_instance(trusted=False), size)
+    assert message(caught.value) == (
+        "Trusted launch refused: the image is encrypted, but its properties "
+        "do not say so [hook.stripped]"
+    )
+    assert not base_file(where).exists()
+
+
+@pytest.mark.parametrize("force_raw", [True, False])
+def test_a_plain_image_is_fetched_by_nova(
+    driver: Any, glance: Glance, where: Path, force_raw: bool
+) -> None:
+    glance.source.unlink()
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", glance.source, "1M"],
+        check=True,
+    )
+    glance.images[IMAGE] = {
+        "id": IMAGE,
+        "disk_format": "qcow2",
+        "container_format": "bare",
+        "properties": {},
+    }
+    with option("force_raw_images", force_raw):
+        fetch_plain(driver, make_instance(trusted=False), 4 << 20)
+    base = where / "_base" / imagecache.get_cache_fname(IMAGE)
+    assert base.exists()
+    assert (where / INSTANCE / "disk").exists()
