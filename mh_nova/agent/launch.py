@@ -511,7 +511,11 @@ class Launcher:
                 or attempt.stage is not Stage.STARTING
                 or attempt.measured is None
             ):
-                raise Conflict("agent.started.unknown", "no start was granted")
+                # the guest runs, so it is too late to refuse: an agent that
+                # restarted meanwhile, or a caller that skipped the gate and
+                # then had no secrets
+                self._p.journal.write(EVENT + ".unknown", instance)
+                return
             self._p.journal.write(
                 STARTED,
                 instance,
