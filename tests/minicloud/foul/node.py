@@ -179,7 +179,7 @@ def forged_bind(
     certified = (attest, build.ecdsa_signature(soft.ak_key, attest))
     return Lie(
         "bind key with a forged certification",
-        _evidence(device, certificate, soft.bind, forger.certify(), event_log),
+        _evidence(device, certificate, soft.bind, certified, event_log),
         soft.bind_jwk,
     )
 
