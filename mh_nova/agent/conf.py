@@ -195,8 +195,7 @@ LISTENER_OPTS = [
     cfg.StrOpt(
         "bind_host",
         default="127.0.0.1",
-        help="Address the trust agent listens on, for the attestation "
-        "server.",
+        help="Address the trust agent listens on, for the attestation server.",
     ),
     cfg.PortOpt("bind_port", default=15446, help="TCP port to listen on."),
     cfg.BoolOpt(

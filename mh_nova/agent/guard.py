@@ -113,9 +113,9 @@ class Guard:
         except OSError:
             found.add(EVENT + ".state", "the state directory is not there")
             return
-        if status.st_uid != os.geteuid() or stat.S_IMODE(
-            status.st_mode
-        ) & (stat.S_IRWXG | stat.S_IRWXO):
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & (
+            stat.S_IRWXG | stat.S_IRWXO
+        ):
             found.add(
                 EVENT + ".state", "the state directory must be ours, 0700"
             )

@@ -85,9 +85,7 @@ class Root:
         finally:
             os.close(fd)
 
-    def open(
-        self, directory: str, name: str, flags: int = os.O_RDONLY
-    ) -> int:
+    def open(self, directory: str, name: str, flags: int = os.O_RDONLY) -> int:
         """Open one regular file; the caller closes it.
 
         :raises NotFound: ``agent.path.file``: not there.
