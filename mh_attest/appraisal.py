@@ -74,7 +74,7 @@ class CompatRequest:
         request = cls(
             nonce=fields.b64u("nonce", 32),
             audience=fields.text("audience", minimum=1),
-            key_url=fields.text("key_url", minimum=1, maximum=512),
+            key_url=fields.text("key_url", minimum=1, maximum=2048),
             ak_pem=fields.text("ak_pem", minimum=1, maximum=4096),
         )
         fields.end()

@@ -67,11 +67,11 @@ class RequestLog:
         self, req: Any, resp: Any, _resource: Any, _ok: bool
     ) -> None:
         LOG.info(
-            "%s %s %s %s %d ms caller=%s event=%s",
+            "%s %s %s %d %d ms caller=%s event=%s",
             req.context.request_id,
             req.method,
             req.path.encode("ascii", "backslashreplace").decode()[:200],
-            resp.status[:3],
+            resp.status_code,
             (time.monotonic() - req.context.started) * 1000,
             req.context.caller,
             req.context.event,

@@ -21,5 +21,6 @@ from mh_core.secret import RedactFilter
 
 def setup(conf: cfg.ConfigOpts) -> None:
     log.setup(conf, "mh-attest")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(RedactFilter())
