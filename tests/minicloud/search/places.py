@@ -128,6 +128,8 @@ class Walk:
     :param exclude: folders (or files) to leave out, wherever they show.
     :param since: only files written or changed since this time (seconds
         since the epoch); None for all.
+    :param everywhere: besides the roots also whatever is mounted in some
+        other mount namespace only, and every file without a name.
     """
 
     def __init__(
@@ -135,10 +137,12 @@ class Walk:
         roots: Sequence[Path],
         exclude: Sequence[Path] = (),
         since: float | None = None,
+        everywhere: bool = True,
     ) -> None:
         self.roots = [path.resolve() for path in roots]
         self.exclude = [path.resolve() for path in exclude]
         self.since = since
+        self.everywhere = everywhere
         #: What could not be read, and why.
         self.unreadable: list[str] = []
         self._out: set[tuple[int, int]] = set()
@@ -171,11 +175,10 @@ class Walk:
         known = {(mount.device, mount.root) for mount in own.mounts}
         starts = [str(root) for root in self.roots]
         for mount in view.mounts:
-            below = any(
-                Path(mount.point).is_relative_to(root) for root in self.roots
-            )
             private = (mount.device, mount.root) not in known
-            if below or (private and mount.point != "/"):
+            if self._below(mount.point) or (
+                self.everywhere and private and mount.point != "/"
+            ):
                 starts.append(mount.point)
         for start in dict.fromkeys(starts):
             stack = [start.rstrip("/") or "/"]
@@ -245,17 +248,21 @@ class Walk:
         # What is not on a mounted file system is a memfd or the like:
         # memory of a process, not a file that was written.
         kind = kinds.get(status.st_dev)
-        name = Path(target.removesuffix(_DELETED))
+        name = target.removesuffix(_DELETED)
         if (
-            key in self._seen
+            not (self.everywhere or self._below(name))
+            or key in self._seen
             or kind is None
             or kind in PSEUDO
             or not stat.S_ISREG(status.st_mode)
-            or any(name.is_relative_to(out) for out in self.exclude)
+            or any(Path(name).is_relative_to(out) for out in self.exclude)
         ):
             return
         self._seen.add(key)
         yield from self._open(path, f"{path} = {target}", kind in MEMORY, 0)
+
+    def _below(self, path: str) -> bool:
+        return any(Path(path).is_relative_to(root) for root in self.roots)
 
     def _fresh(self, status: os.stat_result) -> bool:
         if self.since is None:

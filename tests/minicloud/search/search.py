@@ -79,6 +79,8 @@ class Search:
     :param since: search only files written since then (seconds since the
         epoch); with ``/`` as root that is every file written by anything.
     :param timeout: seconds; taking longer is an error, not a result.
+    :param everywhere: also mounts that show only inside some namespace and
+        files without a name, wherever they are.
     :param memory_keys: try also master keys on a tmpfs.  They do open the
         secrets: a control that shows the search would see an open one.
     """
@@ -91,9 +93,10 @@ class Search:
         *,
         since: float | None = None,
         timeout: float = 600.0,
+        everywhere: bool = True,
         memory_keys: bool = False,
     ) -> None:
-        self._walk = Walk(roots, exclude, since)
+        self._walk = Walk(roots, exclude, since, everywhere)
         self._needles = Needles(needles, libvirt.MARKS)
         self._only = list(needles)
         self._timeout = timeout
@@ -241,6 +244,7 @@ def libvirt_secrets(
     roots: Sequence[Path],
     exclude: Sequence[Path] = (),
     *,
+    everywhere: bool = True,
     memory_keys: bool = False,
 ) -> list[bytes]:
     """libvirt's secrets that a key file on a disk opens.
@@ -249,9 +253,12 @@ def libvirt_secrets(
     compare what comes back with the needles, as :class:`Search` does.
     """
     search = Search(
-        roots, exclude, [Needle("nothing", os.urandom(32))],
+        roots,
+        exclude,
+        [Needle("nothing", os.urandom(32))],
+        everywhere=everywhere,
         memory_keys=memory_keys,
-    )  # fmt: skip
+    )
     search.run()
     return search.secrets()
 

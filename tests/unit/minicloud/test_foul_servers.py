@@ -217,7 +217,7 @@ def test_authority_praises_anybody(
     assert (tmp_path / "key.json").stat().st_mode & 0o777 == 0o600
     server = serve(Authority("https://attest.test", key))
     document = requests.get(
-        server.url + "/v1", verify=certificates.ca, timeout=5
+        server.url + "/v1", verify=str(certificates.ca), timeout=5
     ).json()
     assert document["jwk"] == jose.public(key)
     lie = node.software_host("node1")
@@ -232,7 +232,7 @@ def test_authority_praises_anybody(
             "request_digest": request.digest().hex(),
             "evidence": evidence.to_dict(),
         },
-        verify=certificates.ca,
+        verify=str(certificates.ca),
         timeout=5,
     )
     result = AttestationResult.verify(
@@ -250,7 +250,7 @@ def test_authority_praises_anybody(
     bad = requests.post(
         server.url + "/v1/appraisals",
         data=b"[1",
-        verify=certificates.ca,
+        verify=str(certificates.ca),
         timeout=5,
     )
     assert bad.status_code == 400
@@ -363,7 +363,9 @@ def test_refusals_pass(
 
 def test_nothing_behind(serve: Serve, certificates: Certificates) -> None:
     server = serve(Proxy("https://127.0.0.1:1", certificates.ca))
-    got = requests.get(server.url + "/v1", verify=certificates.ca, timeout=5)
+    got = requests.get(
+        server.url + "/v1", verify=str(certificates.ca), timeout=5
+    )
     assert got.status_code == 502
 
 
@@ -408,7 +410,7 @@ def test_process(
                 try:
                     got = requests.get(
                         f"https://127.0.0.1:{port}/v1",
-                        verify=certificates.ca,
+                        verify=str(certificates.ca),
                         timeout=5,
                         allow_redirects=False,
                     )

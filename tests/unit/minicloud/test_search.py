@@ -17,7 +17,9 @@ import json
 import os
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,7 @@ from hypothesis import strategies as st
 from mh_core.errors import VerificationError
 from mh_core.image import luks1, overlay
 from tests.minicloud.search import (
+    Hit,
     Needle,
     Search,
     SearchError,
@@ -42,8 +45,16 @@ KEY = Needle("key", bytes(range(7, 39)))
 TEXT = Needle("text", 'a "quoted" line\\ with é'.encode())
 
 
-def run(root: Path, *needles: Needle, exclude: tuple[Path, ...] = ()):
-    return Search([root], exclude, needles or (KEY,)).run()
+def search(
+    root: Path, needles: Sequence[Needle] = (KEY,), **more: Any
+) -> Search:
+    """Below the root alone: others work on the machine meanwhile."""
+    exclude = more.pop("exclude", ())
+    return Search([root], exclude, needles, everywhere=False, **more)
+
+
+def run(root: Path, *needles: Needle, **more: Any) -> list[Hit]:
+    return search(root, needles or (KEY,), **more).run()
 
 
 def places(root: Path, *needles: Needle) -> set[tuple[str, str]]:
@@ -142,22 +153,21 @@ def test_planted_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with plant([folder, tmp_path]) as planted:
-        search = Search([tmp_path], (), [KEY, *planted.needles])
-        hits = search.run()
+        hits = run(tmp_path, KEY, *planted.needles)
         assert planted.missing(hits) == []
         assert planted.others(hits) == []
         if os.geteuid() == 0:
             assert any(hit.memory for hit in hits)
         # the proof proves: less searched, and it says so
-        less = Search([tmp_path], [folder], [KEY, *planted.needles])
-        assert len(planted.missing(less.run())) > 10
+        less = run(tmp_path, KEY, *planted.needles, exclude=[folder])
+        assert len(planted.missing(less)) > 10
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
 def test_leak_beside_planted(tmp_path: Path) -> None:
     (tmp_path / "leak").write_bytes(KEY.data)
     with plant([tmp_path]) as planted:
-        hits = Search([tmp_path], (), [KEY, *planted.needles]).run()
+        hits = run(tmp_path, KEY, *planted.needles)
     assert [hit.place for hit in planted.others(hits)] == [
         f"{tmp_path}/leak at 0"
     ]
@@ -182,9 +192,9 @@ def test_zeros_that_go_on_in_a_hole(tmp_path: Path) -> None:
         file.seek((1 << 20) - 20)
         file.write(needle.data[:20])
         file.truncate(1 << 30)
-    search = Search([tmp_path], (), [needle])
-    assert len(search.run()) == 1
-    assert search.octets < 1 << 21
+    looked = search(tmp_path, [needle])
+    assert len(looked.run()) == 1
+    assert looked.octets < 1 << 21
 
 
 def test_exclude_links_and_pipes(tmp_path: Path) -> None:
@@ -203,7 +213,7 @@ def test_written_since(tmp_path: Path) -> None:
     path.write_bytes(KEY.data)
     changed = path.stat().st_ctime
     for since, count in ((changed, 1), (changed + 10, 0)):
-        assert len(Search([tmp_path], (), [KEY], since=since).run()) == count
+        assert len(run(tmp_path, since=since)) == count
 
 
 def test_enough_is_enough(tmp_path: Path) -> None:
@@ -214,7 +224,7 @@ def test_enough_is_enough(tmp_path: Path) -> None:
 def test_out_of_time_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "some").write_bytes(b"x" * 100)
     with pytest.raises(SearchError):
-        Search([tmp_path], (), [KEY], timeout=-1).run()
+        run(tmp_path, timeout=-1)
 
 
 def test_unreadable_is_told(
@@ -230,9 +240,9 @@ def test_unreadable_is_told(
         return real(name, *more)
 
     monkeypatch.setattr(os, "open", fails)
-    search = Search([tmp_path], (), [KEY])
-    assert search.run() == []
-    assert f"{path}: Input/output error" in search.unreadable
+    looked = search(tmp_path)
+    assert looked.run() == []
+    assert f"{path}: Input/output error" in looked.unreadable
 
 
 def guest(folder: Path, secret: bytes, *, plain: bool = False) -> None:
@@ -255,7 +265,9 @@ def test_libvirt_secret_opens(tmp_path: Path, plain: bool) -> None:
     (hit,) = run(tmp_path)
     assert (hit.needle, hit.encoding) == ("key", "sealed hex")
     assert "guest.log, opened with" in hit.place
-    assert KEY.data.hex().encode() in libvirt_secrets([tmp_path])
+    assert KEY.data.hex().encode() in libvirt_secrets(
+        [tmp_path], everywhere=False
+    )
 
 
 def test_libvirt_other_key(tmp_path: Path) -> None:
@@ -288,12 +300,13 @@ def test_libvirt_key_on_tmpfs(tmp_path: Path) -> None:
         key.unlink()
         assert run(tmp_path) == []
         # as a control: the key in memory does open it
-        control = Search([tmp_path], (), [KEY], memory_keys=True)
-        assert [hit.encoding for hit in control.run()] == ["sealed hex"]
+        control = run(tmp_path, memory_keys=True)
+        assert [hit.encoding for hit in control] == ["sealed hex"]
     finally:
         child.kill()
         child.wait()
-        child.stdout.close()
+        if child.stdout:
+            child.stdout.close()
 
 
 def image(path: Path, key: bytes, backing: tuple[str, str] | None) -> None:
