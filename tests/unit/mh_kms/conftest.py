@@ -15,6 +15,7 @@ import shutil
 
 import pytest
 
+from tests.unit.mh_kms.launch import Launch
 from tests.unit.mh_kms.world import World
 
 
@@ -33,3 +34,8 @@ def world(synced: pathlib.Path, tmp_path: pathlib.Path) -> World:
     one = World(tmp_path)
     one.start()
     return one
+
+
+@pytest.fixture
+def launch(world: World) -> Launch:
+    return Launch(world)
