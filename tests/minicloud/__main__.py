@@ -35,12 +35,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.minicloud")
-    parser.add_argument("--base", type=pathlib.Path,
-                        default=layout.default_base())
+    parser.add_argument(
+        "--base", type=pathlib.Path, default=layout.default_base()
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("start", help="start what does not run")
-    start.add_argument("--fresh", action="store_true",
-                       help="forget everything first")
+    start.add_argument(
+        "--fresh", action="store_true", help="forget everything first"
+    )
     commands.add_parser("stop", help="end everything, keep the state")
     commands.add_parser("status", help="list the processes")
     commands.add_parser("clean", help="stop and remove all state")
@@ -83,8 +85,10 @@ def _status(cloud: Cloud) -> int:
     for name in names:
         record = cloud.processes.record(name)
         alive = record is not None and record.alive()
-        print(f"{'up' if alive else 'DOWN':5}"
-              f"{record.pid if record else 0:8}  {name}")
+        print(
+            f"{'up' if alive else 'DOWN':5}"
+            f"{record.pid if record else 0:8}  {name}"
+        )
     return 0 if names else 3
 
 

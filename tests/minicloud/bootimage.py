@@ -53,7 +53,7 @@ class _Code:
     def resolve(self, target: int) -> None:
         for call in self.calls:
             distance = (target - (call + 3)) & 0xFFFF
-            self.bytes[call + 1:call + 3] = struct.pack("<H", distance)
+            self.bytes[call + 1 : call + 3] = struct.pack("<H", distance)
 
 
 def boot_sector() -> bytes:
@@ -64,25 +64,26 @@ def boot_sector() -> bytes:
     # int 13h: read 1 sector, cylinder 0, sector 2, head 0 to 0:7e00
     code.put("bb007e b80102 b90200 b600 cd13")
     greeting = code.here() + 1
-    code.put("be 0000")             # mov si, greeting
+    code.put("be 0000")  # mov si, greeting
     loop = code.here()
-    code.put("ac 345a 7405")        # lodsb; xor al, 5a; jz +5
+    code.put("ac 345a 7405")  # lodsb; xor al, 5a; jz +5
     code.call_print()
     code.jump_back(loop)
-    code.put("be 007e")             # mov si, token
+    code.put("be 007e")  # mov si, token
     loop = code.here()
-    code.put("ac 84c0 7405")        # lodsb; test al, al; jz +5
+    code.put("ac 84c0 7405")  # lodsb; test al, al; jz +5
     code.call_print()
     code.jump_back(loop)
-    for byte in ("b00d", "b00a"):   # CR, LF
+    for byte in ("b00d", "b00a"):  # CR, LF
         code.put(byte)
         code.call_print()
-    code.put("f4 ebfd")             # hlt; jmp $-1
+    code.put("f4 ebfd")  # hlt; jmp $-1
     code.resolve(code.here())
     # wait for THRE of COM1, then write the byte to it
     code.put("88c3 bafd03 ec a820 74fb baf803 88d8 ee c3")
-    code.bytes[greeting:greeting + 2] = struct.pack(
-        "<H", _LOAD + code.here())
+    code.bytes[greeting : greeting + 2] = struct.pack(
+        "<H", _LOAD + code.here()
+    )
     code.bytes += bytes(byte ^ _MASK for byte in GREETING + b"\0")
     if code.here() > 440:
         raise ValueError("the boot code does not fit")
@@ -91,8 +92,9 @@ def boot_sector() -> bytes:
 
 def partition_entry(first: int, count: int, kind: int = 0x83) -> bytes:
     """An active MBR partition; Glance refuses an MBR without any."""
-    return (struct.pack("<BBBBBBBB", 0x80, 0, 2, 0, kind, 0, 2, 0)
-            + struct.pack("<II", first, count))
+    return struct.pack(
+        "<BBBBBBBB", 0x80, 0, 2, 0, kind, 0, 2, 0
+    ) + struct.pack("<II", first, count)
 
 
 def build(token: bytes, size: int = 1 << 20, marker: bytes = b"") -> bytes:
@@ -103,17 +105,22 @@ def build(token: bytes, size: int = 1 << 20, marker: bytes = b"") -> bytes:
         raise ValueError("at least 128 KiB, in whole sectors")
     disk = bytearray(size)
     code = boot_sector()
-    disk[:len(code)] = code
+    disk[: len(code)] = code
     disk[446:462] = partition_entry(1, size // SECTOR - 1)
     disk[510:512] = b"\x55\xaa"
-    disk[SECTOR:SECTOR + len(token)] = token
-    disk[0x10000:0x10000 + len(marker)] = marker
+    disk[SECTOR : SECTOR + len(token)] = token
+    disk[0x10000 : 0x10000 + len(marker)] = marker
     return bytes(disk)
 
 
-def write(path: pathlib.Path, token: bytes, size: int = 1 << 20, *,
-          marker: bytes = b"", fill: pathlib.Path | str | None = None,
-          ) -> pathlib.Path:
+def write(
+    path: pathlib.Path,
+    token: bytes,
+    size: int = 1 << 20,
+    *,
+    marker: bytes = b"",
+    fill: pathlib.Path | str | None = None,
+) -> pathlib.Path:
     """Write such a disk of any size to a file.
 
     `fill` puts content behind the first MiB: "random", or a file whose
@@ -122,8 +129,9 @@ def write(path: pathlib.Path, token: bytes, size: int = 1 << 20, *,
     """
     head = build(token, min(size, 1 << 20), marker)
     with open(path, "wb") as disk:
-        disk.write(head[:446] + partition_entry(1, size // SECTOR - 1)
-                   + head[462:])
+        disk.write(
+            head[:446] + partition_entry(1, size // SECTOR - 1) + head[462:]
+        )
         if fill is None:
             disk.truncate(size)
             return path

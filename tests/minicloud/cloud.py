@@ -12,8 +12,8 @@
 
 """A real OpenStack on one machine, for the demo and the end-to-end tests.
 
-    with Cloud(base) as cloud:
-        conn = cloud.connect("tenant")
+with Cloud(base) as cloud:
+    conn = cloud.connect("tenant")
 """
 
 from __future__ import annotations
@@ -48,20 +48,25 @@ class Cloud:
     but the nova-computes run.
     """
 
-    def __init__(self, base: pathlib.Path | None = None, *,
-                 extra: collections.abc.Mapping[str, str] | None = None,
-                 venv: pathlib.Path | None = None,
-                 before_computes: collections.abc.Callable[
-                     [Cloud], None] | None = None,
-                 report: steps.Report | None = None) -> None:
+    def __init__(
+        self,
+        base: pathlib.Path | None = None,
+        *,
+        extra: collections.abc.Mapping[str, str] | None = None,
+        venv: pathlib.Path | None = None,
+        before_computes: collections.abc.Callable[[Cloud], None] | None = None,
+        report: steps.Report | None = None,
+    ) -> None:
         self.where = layout.Layout(
             (base or layout.default_base()).resolve(),
-            venv or layout.default_venv())
+            venv or layout.default_venv(),
+        )
         self.extra = dict(extra or {})
         self.before_computes = before_computes
         self.report = report
         self.processes = Supervisor(
-            self.where.pids, self.where.log, self.where.base)
+            self.where.pids, self.where.log, self.where.base
+        )
         self.controller = Controller(self.where, self.processes)
         self.node1 = Node(1, self.where, self.processes, self.controller)
         self.node2 = Node(2, self.where, self.processes, self.controller)
@@ -94,9 +99,12 @@ class Cloud:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None,
-                 error: BaseException | None,
-                 trace: types.TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
         self.stop()
 
     # -- the whole cloud
@@ -109,7 +117,7 @@ class Cloud:
         """
         setup = setup_cloud.Setup(self.controller)
         if fresh or not setup.complete:
-            self.clean()
+            self.forget()
         else:
             self._end_strays()
         self.where.make()
@@ -122,39 +130,67 @@ class Cloud:
             steps.Step("databases", setup.databases, ("mariadb",)),
             steps.Step("nova tables", setup.nova, ("databases",)),
             steps.Step("keystone tables", setup.keystone, ("databases",)),
-            steps.Step("keystone", lambda: control.web("keystone"),
-                       ("keystone tables",)),
+            steps.Step(
+                "keystone",
+                lambda: control.web("keystone"),
+                ("keystone tables",),
+            ),
             steps.Step("people", setup.people, ("keystone",)),
-            steps.Step("placement tables", setup.placement,
-                       ("keystone tables",)),
-            steps.Step("placement", lambda: control.web("placement"),
-                       ("placement tables",)),
-            steps.Step("glance tables", setup.glance,
-                       ("placement tables",)),
-            steps.Step("glance", lambda: control.web("glance"),
-                       ("glance tables",)),
-            steps.Step("nova", lambda: control.web("nova"),
-                       ("nova tables", "rabbitmq")),
+            steps.Step(
+                "placement tables", setup.placement, ("keystone tables",)
+            ),
+            steps.Step(
+                "placement",
+                lambda: control.web("placement"),
+                ("placement tables",),
+            ),
+            steps.Step("glance tables", setup.glance, ("placement tables",)),
+            steps.Step(
+                "glance", lambda: control.web("glance"), ("glance tables",)
+            ),
+            steps.Step(
+                "nova",
+                lambda: control.web("nova"),
+                ("nova tables", "rabbitmq"),
+            ),
         ]
         for name in ("conductor", "scheduler"):
-            plan.append(steps.Step(
-                f"nova-{name}", lambda name=name: control.nova(name),
-                ("nova tables", "rabbitmq", "people", "placement")))
+            plan.append(
+                steps.Step(
+                    f"nova-{name}",
+                    lambda name=name: control.nova(name),
+                    ("nova tables", "rabbitmq", "people", "placement"),
+                )
+            )
         for node in self.nodes:
             plan.append(steps.Step(f"{node.name} tpm", node.tpm.start))
         for node in self.nodes:
-            plan.append(steps.Step(
-                node.name, node.start,
-                tuple(f"{other.name} tpm" for other in self.nodes)))
+            plan.append(
+                steps.Step(
+                    node.name,
+                    node.start,
+                    tuple(f"{other.name} tpm" for other in self.nodes),
+                )
+            )
         everything = tuple(step.name for step in plan)
-        plan.append(steps.Step("before computes", self._before_computes,
-                               everything))
+        plan.append(
+            steps.Step("before computes", self._before_computes, everything)
+        )
         for node in self.nodes:
-            plan.append(steps.Step(f"{node.name} compute",
-                                   node.start_compute, ("before computes",)))
-        plan.append(steps.Step(
-            "computes up", self.wait_computes,
-            tuple(f"{node.name} compute" for node in self.nodes)))
+            plan.append(
+                steps.Step(
+                    f"{node.name} compute",
+                    node.start_compute,
+                    ("before computes",),
+                )
+            )
+        plan.append(
+            steps.Step(
+                "computes up",
+                self.wait_computes,
+                tuple(f"{node.name} compute" for node in self.nodes),
+            )
+        )
         steps.run_all(plan, self.report)
         setup.finish()
 
@@ -165,27 +201,55 @@ class Cloud:
     def stop(self) -> None:
         """End everything that was started below the base directory."""
         names = self.processes.names()
-        machine = [name for node in self.nodes for name in names
-                   if name.startswith(f"{node.name}-")]
-        steps.run_all([steps.Step(node.name, node.stop)
-                       for node in self.nodes])
-        rest = [name for name in self.processes.names()
-                if name not in machine]
-        last = [name for name in ("mariadb", "rabbitmq", "epmd")
-                if name in rest]
+        machine = [
+            name
+            for node in self.nodes
+            for name in names
+            if name.startswith(f"{node.name}-")
+        ]
+        steps.run_all(
+            [steps.Step(node.name, node.stop) for node in self.nodes]
+        )
+        rest = [name for name in self.processes.names() if name not in machine]
+        last = [
+            name for name in ("mariadb", "rabbitmq", "epmd") if name in rest
+        ]
         for group in ([name for name in rest if name not in last], last):
-            steps.run_all([
-                steps.Step(name, lambda name=name: self.processes.stop(
-                    name, timeout=10)) for name in group])
+            steps.run_all(
+                [
+                    steps.Step(
+                        name,
+                        lambda name=name: self.processes.stop(
+                            name, timeout=10
+                        ),
+                    )
+                    for name in group
+                ]
+            )
         self._end_strays(everything=True)
 
-    def clean(self) -> None:
-        """Stop, and remove all state."""
+    def forget(self) -> None:
+        """Stop, and remove the state of the cloud itself.
+
+        Folders that others made below the base directory or in a node
+        (/etc/mystery-hill, /var/lib/mystery-hill) are left alone.
+        """
         self.stop()
-        for path in (self.where.state, self.where.log, self.where.tmp,
-                     self.where.base / "rabbitmq", self.where.home,
-                     *(node.folder for node in self.nodes)):
+        for path in (
+            self.where.state,
+            self.where.log,
+            self.where.tmp,
+            self.where.base / "rabbitmq",
+            self.where.home,
+        ):
             shutil.rmtree(path, ignore_errors=True)
+        for node in self.nodes:
+            node.forget()
+
+    def clean(self) -> None:
+        """Stop, and remove the whole base directory."""
+        self.stop()
+        shutil.rmtree(self.where.base, ignore_errors=True)
 
     def _end_strays(self, everything: bool = False) -> None:
         """End processes of ours that no record speaks of."""
@@ -201,7 +265,8 @@ class Cloud:
                 strays.append(pid)
         for node in self.nodes:
             if everything or not self.processes.alive(
-                    f"{node.name}-namespace"):
+                f"{node.name}-namespace"
+            ):
                 strays += node.inhabitants()
         end_pids(strays)
 
@@ -215,20 +280,31 @@ class Cloud:
             raise ValueError(f"no such configuration file: {unknown}")
         for name, text in config.FILES.items():
             (self.where.etc / name).write_text(
-                config.render(text, names, self.extra.get(name, "")))
-        shutil.copy(self.where.venv / "etc/nova/api-paste.ini",
-                    self.where.etc)
+                config.render(text, names, self.extra.get(name, ""))
+            )
+        shutil.copy(self.where.venv / "etc/nova/api-paste.ini", self.where.etc)
         for node in self.nodes:
             node.configure()
 
-    def run(self, name: str, argv: Words,
-            env: collections.abc.Mapping[str, str] | None = None, *,
-            inputs: collections.abc.Iterable[pathlib.Path] = (),
-            ready: Ready | None = None, timeout: float = 60.0) -> None:
+    def run(
+        self,
+        name: str,
+        argv: Words,
+        env: collections.abc.Mapping[str, str] | None = None,
+        *,
+        inputs: collections.abc.Iterable[pathlib.Path] = (),
+        ready: Ready | None = None,
+        timeout: float = 60.0,
+    ) -> None:
         """Start a process beside the cloud; it ends with the cloud."""
         self.processes.start(
-            name, argv, env=self.controller.environment() | dict(env or {}),
-            inputs=inputs, ready=ready, timeout=timeout)
+            name,
+            argv,
+            env=self.controller.environment() | dict(env or {}),
+            inputs=inputs,
+            ready=ready,
+            timeout=timeout,
+        )
 
     def end(self, name: str) -> None:
         """End a process started by `run`."""
@@ -257,9 +333,12 @@ class Cloud:
         want = {node.name for node in self.nodes}
 
         def test() -> bool:
-            return want <= {found.name for found
-                            in conn.compute.hypervisors(details=True)
-                            if found.state == "up"}
+            return want <= {
+                found.name
+                for found in conn.compute.hypervisors(details=True)
+                if found.state == "up"
+            }
+
         wait_until(test, timeout, "both computes to be up", pause=0.3)
         conn.close()
 

@@ -36,12 +36,14 @@ project_domain_id = default
 
 def _auth(user: str, region: bool = False) -> str:
     return (_AUTH % user).rstrip("\n") + (
-        "\nregion_name = RegionOne" if region else "")
+        "\nregion_name = RegionOne" if region else ""
+    )
 
 
 def _token(user: str) -> str:
-    return ("[keystone_authtoken]\nwww_authenticate_uri = @KEYSTONE@\n"
-            + _auth(user))
+    return "[keystone_authtoken]\nwww_authenticate_uri = @KEYSTONE@\n" + _auth(
+        user
+    )
 
 
 KEYSTONE = """\
@@ -58,7 +60,8 @@ key_repository = @STATE@/fernet-keys
 [credential]
 key_repository = @STATE@/credential-keys
 [cache]
-enabled = false
+enabled = true
+backend = oslo_cache.dict
 [identity]
 password_hash_algorithm = bcrypt
 password_hash_rounds = 4
@@ -242,8 +245,9 @@ def values(where: layout.Layout) -> dict[str, str]:
     }
 
 
-def render(text: str, names: collections.abc.Mapping[str, str],
-           extra: str = "") -> str:
+def render(
+    text: str, names: collections.abc.Mapping[str, str], extra: str = ""
+) -> str:
     """Put the values in; unknown names are mistakes of ours."""
     if extra and not extra.endswith("\n"):
         extra += "\n"

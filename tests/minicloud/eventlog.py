@@ -29,22 +29,28 @@ EV_S_CRTM_VERSION = 0x08
 EV_IPL = 0x0D
 EV_EFI_VARIABLE_DRIVER_CONFIG = 0x80000001
 EV_EFI_BOOT_SERVICES_APPLICATION = 0x80000003
-EV_EFI_GPT_EVENT = 0x80000006
+EV_EFI_ACTION = 0x80000007
 
 _SHA256 = 0x000B
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One measurement; the PCR gets SHA-256(data)."""
+    """One measurement; the PCR gets SHA-256 of what was measured.
+
+    That is the event's data, unless something else is given: of a file or
+    a string, boot loaders log only a name or the string with a prefix.
+    """
 
     pcr: int
     type: int
     data: bytes
+    measured: bytes | None = None
 
     @property
     def digest(self) -> bytes:
-        return hashlib.sha256(self.data).digest()
+        measured = self.data if self.measured is None else self.measured
+        return hashlib.sha256(measured).digest()
 
 
 def _text(name: str) -> bytes:
@@ -54,48 +60,83 @@ def _text(name: str) -> bytes:
 def _variable(name: str, data: bytes) -> bytes:
     """UEFI_VARIABLE_DATA of a global variable."""
     guid = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
-    return (guid + struct.pack("<QQ", len(name), len(data))
-            + _text(name) + data)
+    return guid + struct.pack("<QQ", len(name), len(data)) + _text(name) + data
+
+
+def _image_load(name: str) -> bytes:
+    """UEFI_IMAGE_LOAD_EVENT of a file: a device path and its end."""
+    text = _text(name + "\0")
+    path = struct.pack("<BBH", 4, 4, 4 + len(text)) + text
+    path += struct.pack("<BBH", 0x7F, 0xFF, 4)
+    return struct.pack("<QQQQ", 0x7E000000, 0x100000, 0, len(path)) + path
 
 
 def command_line(node: str) -> str:
     """What GRUB gives the kernel: the root is covered by dm-verity."""
     roothash = hashlib.sha256(b"root file system of a node").hexdigest()
-    return (f"/boot/vmlinuz-6.1.0-mh root=/dev/mapper/vroot ro "
-            f"systemd.verity=1 roothash={roothash} console=ttyS0")
+    return (
+        f"/boot/vmlinuz-6.1.0-mh root=/dev/mapper/vroot ro "
+        f"systemd.verity=1 roothash={roothash} console=ttyS0"
+    )
 
 
 def boot_events(node: str) -> list[Event]:
     """The measurements of one boot, equal on equal machines."""
-    cmdline = command_line(node)
+    cmdline = command_line(node).encode()
+
+    def grub(prefix: bytes, text: bytes) -> Event:
+        # GRUB's digest covers the text, its data the prefix too.
+        return Event(8, EV_IPL, prefix + text, text)
+
+    def file(name: bytes) -> Event:
+        return Event(9, EV_IPL, name, b"content of " + name)
+
+    def program(name: str) -> Event:
+        return Event(
+            4,
+            EV_EFI_BOOT_SERVICES_APPLICATION,
+            _image_load(name),
+            b"content of " + name.encode(),
+        )
+
     events = [
         Event(0, EV_S_CRTM_VERSION, _text("minicloud firmware 1.0\0")),
         Event(0, EV_POST_CODE, b"POST CODE"),
-        Event(1, EV_EFI_VARIABLE_DRIVER_CONFIG,
-              _variable("BootOrder", b"\0\0")),
+        Event(
+            1, EV_EFI_VARIABLE_DRIVER_CONFIG, _variable("BootOrder", b"\0\0")
+        ),
         Event(2, EV_POST_CODE, b"option ROM"),
-        Event(7, EV_EFI_VARIABLE_DRIVER_CONFIG,
-              _variable("SecureBoot", b"\1")),
+        Event(
+            7, EV_EFI_VARIABLE_DRIVER_CONFIG, _variable("SecureBoot", b"\1")
+        ),
     ]
     events += [Event(pcr, EV_SEPARATOR, bytes(4)) for pcr in range(8)]
     events += [
-        Event(4, EV_EFI_BOOT_SERVICES_APPLICATION, b"\\EFI\\shimx64.efi\0"),
-        Event(5, EV_EFI_GPT_EVENT, b"EFI PART minicloud"),
-        Event(4, EV_EFI_BOOT_SERVICES_APPLICATION, b"\\EFI\\grubx64.efi\0"),
-        Event(8, EV_IPL, b"grub_cmd: linux " + cmdline.encode()),
-        Event(9, EV_IPL, b"/boot/vmlinuz-6.1.0-mh"),
-        Event(8, EV_IPL, b"kernel_cmdline: " + cmdline.encode()),
-        Event(9, EV_IPL, b"/boot/initrd.img-6.1.0-mh"),
+        program("\\EFI\\shimx64.efi"),
+        program("\\EFI\\grubx64.efi"),
+        grub(b"grub_cmd: ", b"linux " + cmdline),
+        file(b"/boot/vmlinuz-6.1.0-mh"),
+        grub(b"kernel_cmdline: ", cmdline),
+        file(b"/boot/initrd.img-6.1.0-mh"),
+        Event(5, EV_EFI_ACTION, b"Exit Boot Services Invocation"),
     ]
     return events
 
 
 def build(events: list[Event]) -> bytes:
     """A crypto-agile log with one bank, SHA-256."""
-    spec = (b"Spec ID Event03\0" + struct.pack("<IBBBB", 0, 0, 2, 0, 2)
-            + struct.pack("<IHH", 1, _SHA256, 32) + b"\0")
-    log = (struct.pack("<II", 0, EV_NO_ACTION) + bytes(20)
-           + struct.pack("<I", len(spec)) + spec)
+    spec = (
+        b"Spec ID Event03\0"
+        + struct.pack("<IBBBB", 0, 0, 2, 0, 2)
+        + struct.pack("<IHH", 1, _SHA256, 32)
+        + b"\0"
+    )
+    log = (
+        struct.pack("<II", 0, EV_NO_ACTION)
+        + bytes(20)
+        + struct.pack("<I", len(spec))
+        + spec
+    )
     for event in events:
         log += struct.pack("<IIIH", event.pcr, event.type, 1, _SHA256)
         log += event.digest + struct.pack("<I", len(event.data)) + event.data

@@ -24,13 +24,23 @@ Connection = typing.Any
 Server = typing.Any
 
 
-def upload(conn: Connection, name: str, path: pathlib.Path,
-           disk_format: str = "raw", **properties: str) -> typing.Any:
+def upload(
+    conn: Connection,
+    name: str,
+    path: pathlib.Path,
+    disk_format: str = "raw",
+    **properties: str,
+) -> typing.Any:
     """Upload an image and return it once it is active."""
     image = conn.image.create_image(
-        name, filename=str(path), disk_format=disk_format,
-        container_format="bare", wait=True, validate_checksum=False,
-        **properties)
+        name,
+        filename=str(path),
+        disk_format=disk_format,
+        container_format="bare",
+        wait=True,
+        validate_checksum=False,
+        **properties,
+    )
     end = time.monotonic() + 60
     while time.monotonic() < end:
         image = conn.image.get_image(image.id)
@@ -40,56 +50,80 @@ def upload(conn: Connection, name: str, path: pathlib.Path,
     raise CloudError(f"image {name} is {image.status}")
 
 
-def flavor(conn: Connection, name: str, *, ram: int = 64, disk: int = 1,
-           **specs: str) -> typing.Any:
+def flavor(
+    conn: Connection, name: str, *, ram: int = 64, disk: int = 1, **specs: str
+) -> typing.Any:
     """A flavor, made if there is none of that name (needs an admin)."""
     found = conn.compute.find_flavor(name)
     if found is None:
         found = conn.compute.create_flavor(
-            name=name, ram=ram, vcpus=1, disk=disk)
+            name=name, ram=ram, vcpus=1, disk=disk
+        )
         if specs:
             conn.compute.create_flavor_extra_specs(found, specs)
     return found
 
 
-def create(conn: Connection, name: str, image: typing.Any,
-           flavor: typing.Any, **more: typing.Any) -> Server:
+def create(
+    conn: Connection,
+    name: str,
+    image: typing.Any,
+    flavor: typing.Any,
+    **more: typing.Any,
+) -> Server:
     """Ask for a server, without networks, and do not wait for it.
 
     `host="node1"` (an admin's right) names the host it must be on.
     """
     return conn.compute.create_server(
-        name=name, image_id=image.id, flavor_id=flavor.id, networks="none",
-        **more)
+        name=name,
+        image_id=image.id,
+        flavor_id=flavor.id,
+        networks="none",
+        **more,
+    )
 
 
-def wait_status(conn: Connection, server: Server, *wanted: str,
-                timeout: float = 90.0) -> Server:
+def wait_status(
+    conn: Connection, server: Server, *wanted: str, timeout: float = 90.0
+) -> Server:
     """Wait for one of the states; ERROR ends the wait, too."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         server = conn.compute.get_server(server.id)
-        if server.status in wanted or (server.status == "ERROR"
-                                       and not server.task_state):
+        if server.status in wanted or (
+            server.status == "ERROR" and not server.task_state
+        ):
             return server
         time.sleep(0.1)
-    raise CloudError(f"server {server.name} is {server.status} "
-                     f"({server.task_state}) after {timeout:.0f} s")
+    raise CloudError(
+        f"server {server.name} is {server.status} "
+        f"({server.task_state}) after {timeout:.0f} s"
+    )
 
 
 def fault(server: Server) -> str:
     return (server.fault or {}).get("message", "")
 
 
-def boot(conn: Connection, name: str, image: typing.Any,
-         flavor: typing.Any, *, timeout: float = 90.0,
-         **more: typing.Any) -> Server:
+def boot(
+    conn: Connection,
+    name: str,
+    image: typing.Any,
+    flavor: typing.Any,
+    *,
+    timeout: float = 90.0,
+    **more: typing.Any,
+) -> Server:
     """Create a server and wait until it is ACTIVE."""
-    server = wait_status(conn, create(conn, name, image, flavor, **more),
-                         "ACTIVE", timeout=timeout)
+    server = wait_status(
+        conn,
+        create(conn, name, image, flavor, **more),
+        "ACTIVE",
+        timeout=timeout,
+    )
     if server.status != "ACTIVE":
-        raise CloudError(f"server {name} is {server.status}: "
-                         f"{fault(server)}")
+        raise CloudError(f"server {name} is {server.status}: {fault(server)}")
     return server
 
 
@@ -99,8 +133,13 @@ def console(conn: Connection, server: Server) -> str:
     return answer.get("output") or ""
 
 
-def wait_console(conn: Connection, server: Server, token: str,
-                 timeout: float = 60.0, count: int = 1) -> str:
+def wait_console(
+    conn: Connection,
+    server: Server,
+    token: str,
+    timeout: float = 60.0,
+    count: int = 1,
+) -> str:
     """Wait until the console shows a token so many times."""
     end = time.monotonic() + timeout
     text = ""
@@ -109,8 +148,10 @@ def wait_console(conn: Connection, server: Server, token: str,
         if text.count(token) >= count:
             return text
         time.sleep(0.1)
-    raise CloudError(f"{token} is not on the console of {server.name} after "
-                     f"{timeout:.0f} s; it ends: {text[-300:]!r}")
+    raise CloudError(
+        f"{token} is not on the console of {server.name} after "
+        f"{timeout:.0f} s; it ends: {text[-300:]!r}"
+    )
 
 
 def delete(conn: Connection, server: Server, timeout: float = 60.0) -> None:

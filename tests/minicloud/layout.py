@@ -114,8 +114,15 @@ class Layout:
         return self.state / "glance"
 
     def make(self) -> None:
-        for folder in (self.etc, self.log, self.tmp, self.home, self.pids,
-                       self.state, self.instances):
+        for folder in (
+            self.etc,
+            self.log,
+            self.tmp,
+            self.home,
+            self.pids,
+            self.state,
+            self.instances,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
         self.base.chmod(0o755)
 

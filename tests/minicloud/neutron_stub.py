@@ -33,16 +33,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def refuse(self, code: int, kind: str, message: str) -> None:
-        self.answer(code, {"NeutronError": {
-            "type": kind, "message": message, "detail": ""}})
+        self.answer(
+            code,
+            {"NeutronError": {"type": kind, "message": message, "detail": ""}},
+        )
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
         parts = path.removesuffix(".json").split("/")
         if parts in ([""], ["v2.0"]):
             here = f"http://{self.headers.get('Host')}/v2.0/"
-            version = {"id": "v2.0", "status": "CURRENT",
-                       "links": [{"rel": "self", "href": here}]}
+            version = {
+                "id": "v2.0",
+                "status": "CURRENT",
+                "links": [{"rel": "self", "href": here}],
+            }
             if parts == [""]:
                 self.answer(200, {"versions": [version]})
             else:
@@ -63,4 +68,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     http.server.ThreadingHTTPServer(
-        ("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+        ("127.0.0.1", int(sys.argv[1])), Handler
+    ).serve_forever()

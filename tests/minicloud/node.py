@@ -22,6 +22,7 @@ import collections.abc
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import typing
 import uuid
@@ -73,7 +74,8 @@ class Options:
     """How nova-compute runs on a node; may be changed between restarts."""
 
     command: list[str] = dataclasses.field(
-        default_factory=lambda: ["nova-compute"])
+        default_factory=lambda: ["nova-compute"]
+    )
     driver: str = "libvirt.LibvirtDriver"
     force_raw_images: bool = True
     virt_type: str = "qemu"
@@ -86,8 +88,13 @@ class Options:
 class Node:
     """One compute host of the minicloud."""
 
-    def __init__(self, number: int, where: layout.Layout,
-                 processes: Supervisor, controller: Controller) -> None:
+    def __init__(
+        self,
+        number: int,
+        where: layout.Layout,
+        processes: Supervisor,
+        controller: Controller,
+    ) -> None:
         self.name = f"node{number}"
         self.address = f"127.0.0.1{number}"
         self.where = where
@@ -97,11 +104,14 @@ class Node:
         self._processes = processes
         self._controller = controller
         self.tpm = Tpm(
-            self.name, where.state / f"tpm-{self.name}",
+            self.name,
+            where.state / f"tpm-{self.name}",
             PORTS[f"tpm of {self.name}"],
             Authority(where.state / "tpm-ca"),
-            self.folder / "var/lib/mystery-hill/eventlog", processes,
-            controller.environment())
+            self.folder / "var/lib/mystery-hill/eventlog",
+            processes,
+            controller.environment(),
+        )
 
     # -- the machine
 
@@ -113,13 +123,16 @@ class Node:
 
     def stop(self) -> None:
         """Power off: whatever runs in the namespace ends with it."""
+        self._stop_inside()
+        self.tpm.stop()
+
+    def _stop_inside(self) -> None:
         self.stop_compute()
         self.destroy_guests()
         for name in reversed(self._running()):
             self._processes.stop(name)
         end_pids(self.inhabitants())
         self._processes.stop(self._holder)
-        self.tpm.stop()
 
     def reboot(self) -> None:
         """Power off and on; nova-compute and added processes stay off."""
@@ -138,25 +151,61 @@ class Node:
     def _running(self) -> list[str]:
         """The node's processes but those of the machine itself."""
         machine = (self._holder, self.tpm.name)
-        return [name for name in self._processes.names()
-                if name.startswith(f"{self.name}-") and name not in machine]
+        return [
+            name
+            for name in self._processes.names()
+            if name.startswith(f"{self.name}-") and name not in machine
+        ]
+
+    def _intact(self) -> bool:
+        """Whether the namespace still shows this node's folders.
+
+        A folder that was removed and made again is another one.
+        """
+        for place in layout.MOUNT_POINTS:
+            try:
+                inside = os.stat(self.path(place))
+                outside = os.stat(self.folder / place[1:])
+            except OSError:
+                return False
+            if (inside.st_dev, inside.st_ino) != (
+                outside.st_dev,
+                outside.st_ino,
+            ):
+                return False
+        return True
 
     def _namespace(self) -> None:
         if self._processes.alive(self._holder):
-            return
+            if self._intact():
+                return
+            self._stop_inside()
         self._make_folders()
         ready = self.folder / "ready"
         ready.unlink(missing_ok=True)
         self._processes.start(
             self._holder,
-            ["/usr/bin/unshare", "--mount", "--uts", "--propagation",
-             "private", "/bin/sh", "-c", _HOLDER],
-            env=self._controller.environment() | {
-                "NODE": self.name, "ROOT": str(self.folder),
+            [
+                "/usr/bin/unshare",
+                "--mount",
+                "--uts",
+                "--propagation",
+                "private",
+                "/bin/sh",
+                "-c",
+                _HOLDER,
+            ],
+            env=self._controller.environment()
+            | {
+                "NODE": self.name,
+                "ROOT": str(self.folder),
                 "INSTANCES": str(self.where.instances),
                 "PLACES": " ".join(layout.MOUNT_POINTS),
-                "KEPT": " ".join(_KEPT)},
-            ready=ready.exists, timeout=20)
+                "KEPT": " ".join(_KEPT),
+            },
+            ready=ready.exists,
+            timeout=20,
+        )
 
     def _make_folders(self) -> None:
         for place in layout.MOUNT_POINTS:
@@ -170,9 +219,24 @@ class Node:
         (self.folder / "hosts").write_text(config.HOSTS)
         etc = self.folder / "etc/libvirt"
         names = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name))}
-        for name, text in (("libvirtd.conf", config.LIBVIRTD),
-                           ("qemu.conf", config.QEMU)):
+        for name, text in (
+            ("libvirtd.conf", config.LIBVIRTD),
+            ("qemu.conf", config.QEMU),
+        ):
             (etc / name).write_text(config.render(text, names))
+
+    def forget(self) -> None:
+        """Remove what Nova and libvirt keep here, and no one else's."""
+        for name in (
+            "instances",
+            "state",
+            "etc/libvirt",
+            "run/libvirt",
+            "var/lib/libvirt",
+            "var/log/libvirt",
+            "var/cache/libvirt",
+        ):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def inhabitants(self) -> list[int]:
         """Every process that sees this node's folder as its own /run.
@@ -200,18 +264,34 @@ class Node:
 
     def _inside(self, argv: Words) -> list[str]:
         pid = self._processes.pid(self._holder)
-        return ["/usr/bin/nsenter", f"--target={pid}", "--mount", "--uts",
-                "--", *map(str, argv)]
+        return [
+            "/usr/bin/nsenter",
+            f"--target={pid}",
+            "--mount",
+            "--uts",
+            "--",
+            *map(str, argv),
+        ]
 
-    def run(self, name: str, argv: Words,
-            env: collections.abc.Mapping[str, str] | None = None, *,
-            inputs: collections.abc.Iterable[pathlib.Path] = (),
-            ready: Ready | None = None, timeout: float = 60.0) -> None:
+    def run(
+        self,
+        name: str,
+        argv: Words,
+        env: collections.abc.Mapping[str, str] | None = None,
+        *,
+        inputs: collections.abc.Iterable[pathlib.Path] = (),
+        ready: Ready | None = None,
+        timeout: float = 60.0,
+    ) -> None:
         """Start a process in the node; it is known as NODE-NAME."""
         self._processes.start(
-            f"{self.name}-{name}", self._inside(argv),
+            f"{self.name}-{name}",
+            self._inside(argv),
             env=self._controller.environment() | dict(env or {}),
-            inputs=inputs, ready=ready, timeout=timeout)
+            inputs=inputs,
+            ready=ready,
+            timeout=timeout,
+        )
 
     def end(self, name: str, timeout: float = 5.0) -> None:
         """End a process started by `run`."""
@@ -227,41 +307,59 @@ class Node:
     def log(self, name: str) -> pathlib.Path:
         return self._processes.log(f"{self.name}-{name}")
 
-    def command(self, argv: Words, *,
-                env: collections.abc.Mapping[str, str] | None = None,
-                check: bool = True, timeout: float = 60.0,
-                **more: typing.Any) -> subprocess.CompletedProcess[str]:
+    def command(
+        self,
+        argv: Words,
+        *,
+        env: collections.abc.Mapping[str, str] | None = None,
+        check: bool = True,
+        timeout: float = 60.0,
+        **more: typing.Any,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the node to its end, with its output."""
         done = subprocess.run(
-            self._inside(argv), text=True, timeout=timeout, check=False,
+            self._inside(argv),
+            text=True,
+            timeout=timeout,
+            check=False,
             env=self._controller.environment() | dict(env or {}),
-            capture_output=True, **more)
+            capture_output=True,
+            **more,
+        )
         if check and done.returncode:
-            raise CloudError(f"{self.name}: {' '.join(map(str, argv))}: "
-                             f"{done.returncode}: {done.stderr.strip()}")
+            raise CloudError(
+                f"{self.name}: {' '.join(map(str, argv))}: "
+                f"{done.returncode}: {done.stderr.strip()}"
+            )
         return done
 
     # -- libvirt
 
     def start_libvirt(self) -> None:
         run = self.folder / "run/libvirt"
-        self.run("virtlogd", ["/usr/sbin/virtlogd", "-p",
-                              "/run/libvirt/virtlogd.pid"],
-                 ready=(run / "virtlogd-sock").exists)
+        self.run(
+            "virtlogd",
+            ["/usr/sbin/virtlogd", "-p", "/run/libvirt/virtlogd.pid"],
+            ready=(run / "virtlogd-sock").exists,
+        )
         etc = self.folder / "etc/libvirt"
-        self.run("libvirtd", ["/usr/sbin/libvirtd", "-p",
-                              "/run/libvirt/libvirtd.pid"],
-                 inputs=[etc / "libvirtd.conf", etc / "qemu.conf"],
-                 ready=lambda: not self.virsh("version", check=False)
-                 .returncode)
+        self.run(
+            "libvirtd",
+            ["/usr/sbin/libvirtd", "-p", "/run/libvirt/libvirtd.pid"],
+            inputs=[etc / "libvirtd.conf", etc / "qemu.conf"],
+            ready=lambda: not self.virsh("version", check=False).returncode,
+        )
 
     def restart_libvirtd(self) -> None:
         """Stop libvirtd and start it; the guests run on."""
         self.end("libvirtd")
         self.start_libvirt()
 
-    def virsh(self, *words: str, check: bool = True,
-              ) -> subprocess.CompletedProcess[str]:
+    def virsh(
+        self,
+        *words: str,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
         return self.command(["virsh", "-q", *words], check=check)
 
     def guests(self) -> list[str]:
@@ -281,14 +379,16 @@ class Node:
     def configure(self) -> None:
         """Write this node's part of the configuration of Nova."""
         names = config.values(self.where) | {
-            "HOST": self.name, "IP": self.address,
+            "HOST": self.name,
+            "IP": self.address,
             "NODE_STATE": f"{self.folder}/state",
             "DRIVER": self.options.driver,
             "FORCE_RAW": str(self.options.force_raw_images).lower(),
             "VIRT_TYPE": self.options.virt_type,
         }
         self._config.write_text(
-            config.render(config.COMPUTE, names, self.options.extra))
+            config.render(config.COMPUTE, names, self.options.extra)
+        )
 
     def start_compute(self) -> None:
         self.configure()
@@ -296,9 +396,14 @@ class Node:
         argv: list[str | os.PathLike[str]] = list(self.options.command)
         for path in files:
             argv += ["--config-file", path]
-        self.run("nova-compute", argv, self.options.env, inputs=files,
-                 ready=lambda: consumers(f"compute.{self.name}") > 0,
-                 timeout=120)
+        self.run(
+            "nova-compute",
+            argv,
+            self.options.env,
+            inputs=files,
+            ready=lambda: consumers(f"compute.{self.name}") > 0,
+            timeout=120,
+        )
 
     def stop_compute(self) -> None:
         self.end("nova-compute", timeout=10)
@@ -310,5 +415,6 @@ class Node:
 
     def wait_gone(self, name: str, timeout: float = 30.0) -> None:
         """Wait for a guest to be off, without asking Nova."""
-        wait_until(lambda: name not in self.guests(), timeout,
-                   f"end of {name}")
+        wait_until(
+            lambda: name not in self.guests(), timeout, f"end of {name}"
+        )

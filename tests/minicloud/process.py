@@ -95,8 +95,9 @@ def pids() -> list[int]:
     return [int(p) for p in os.listdir("/proc") if p.isdigit()]
 
 
-def wait_until(test: Ready, timeout: float, what: str,
-               pause: float = 0.05) -> None:
+def wait_until(
+    test: Ready, timeout: float, what: str, pause: float = 0.05
+) -> None:
     """Wait for a test to hold; say what was waited for if it does not."""
     end = time.monotonic() + timeout
     while not test():
@@ -106,11 +107,13 @@ def wait_until(test: Ready, timeout: float, what: str,
         pause = min(pause * 1.2, 0.5)
 
 
-def end_pids(targets: collections.abc.Iterable[int],
-             timeout: float = 5.0) -> None:
+def end_pids(
+    targets: collections.abc.Iterable[int], timeout: float = 5.0
+) -> None:
     """Ask processes to end, each by its pid, and make them if they don't."""
-    left = {pid: found[1] for pid in targets
-            if (found := stat(pid)) is not None}
+    left = {
+        pid: found[1] for pid in targets if (found := stat(pid)) is not None
+    }
 
     def gone() -> bool:
         for pid, started in list(left.items()):
@@ -160,8 +163,9 @@ def group_members(leader: int) -> list[int]:
 class Supervisor:
     """Starts, finds and ends the processes of one base directory."""
 
-    def __init__(self, records: pathlib.Path, logs: pathlib.Path,
-                 base: pathlib.Path) -> None:
+    def __init__(
+        self, records: pathlib.Path, logs: pathlib.Path, base: pathlib.Path
+    ) -> None:
         self.records = records
         self.logs = logs
         self.mark = f"{MARKER}={base}"
@@ -195,11 +199,17 @@ class Supervisor:
     def log(self, name: str) -> pathlib.Path:
         return self.logs / f"{name}.log"
 
-    def start(self, name: str, argv: Words, *,
-              env: collections.abc.Mapping[str, str],
-              inputs: collections.abc.Iterable[pathlib.Path] = (),
-              cwd: pathlib.Path | None = None,
-              ready: Ready | None = None, timeout: float = 60.0) -> bool:
+    def start(
+        self,
+        name: str,
+        argv: Words,
+        *,
+        env: collections.abc.Mapping[str, str],
+        inputs: collections.abc.Iterable[pathlib.Path] = (),
+        cwd: pathlib.Path | None = None,
+        ready: Ready | None = None,
+        timeout: float = 60.0,
+    ) -> bool:
         """Start a process unless it runs already just as asked.
 
         `inputs` are its configuration files: when one of them, the command
@@ -217,9 +227,14 @@ class Supervisor:
         environment[MARKER] = self.mark.partition("=")[2]
         with self._lock, open(self.log(name), "ab") as log:
             child = subprocess.Popen(
-                words, env=environment, cwd=cwd or self.logs.parent,
-                stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True)
+                words,
+                env=environment,
+                cwd=cwd or self.logs.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             self._write(name, child.pid, stamp)
         # The child is collected by `reap`, in this run or by init.
         child.returncode = 0
@@ -232,20 +247,27 @@ class Supervisor:
             if ready():
                 return True
             if not self.alive(name):
-                raise CloudError(f"{name} ended while starting; "
-                                 f"its log is {self.log(name)}\n"
-                                 + self.tail(name))
+                raise CloudError(
+                    f"{name} ended while starting; "
+                    f"its log is {self.log(name)}\n" + self.tail(name)
+                )
             return False
+
         try:
             wait_until(test, timeout, f"{name} to be ready")
         except CloudError as error:
             if "ended while" in str(error):
                 raise
-            raise CloudError(f"{error}; its log is {self.log(name)}\n"
-                             + self.tail(name)) from None
+            raise CloudError(
+                f"{error}; its log is {self.log(name)}\n" + self.tail(name)
+            ) from None
 
-    def stop(self, name: str, timeout: float = 5.0,
-             first: signal.Signals = signal.SIGTERM) -> None:
+    def stop(
+        self,
+        name: str,
+        timeout: float = 5.0,
+        first: signal.Signals = signal.SIGTERM,
+    ) -> None:
         """End a process and its group; nothing happens if it is gone."""
         record = self.record(name)
         if record is None:
@@ -300,13 +322,17 @@ class Supervisor:
         started = found[1] if found else 0
         path = self.records / f"{name}.json"
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(
-            {"pid": pid, "started": started, "stamp": stamp}))
+        new.write_text(
+            json.dumps({"pid": pid, "started": started, "stamp": stamp})
+        )
         new.replace(path)
 
 
-def _stamp(words: list[str], env: collections.abc.Mapping[str, str],
-           inputs: collections.abc.Iterable[pathlib.Path]) -> str:
+def _stamp(
+    words: list[str],
+    env: collections.abc.Mapping[str, str],
+    inputs: collections.abc.Iterable[pathlib.Path],
+) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps([words, sorted(env.items())]).encode())
     for path in inputs:

@@ -42,8 +42,14 @@ WSGI = {
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-DATABASES = ("keystone", "glance", "placement",
-             "nova_api", "nova_cell0", "nova_cell1")
+DATABASES = (
+    "keystone",
+    "glance",
+    "placement",
+    "nova_api",
+    "nova_cell0",
+    "nova_cell1",
+)
 
 
 class Controller:
@@ -69,40 +75,69 @@ class Controller:
             "OS_NOVA_CONFIG_DIR": str(self.where.etc),
         }
 
-    def run(self, argv: list[str], log: str,
-            stdin: bytes | None = None) -> None:
+    def run(
+        self, argv: list[str], log: str, stdin: bytes | None = None
+    ) -> None:
         """Run a command to its end; its output goes to a log."""
         path = self.processes.log(log)
         with open(path, "ab") as out:
             done = subprocess.run(
-                argv, env=self.environment(), input=stdin, stdout=out,
-                stderr=subprocess.STDOUT, cwd=self.where.base, check=False)
+                argv,
+                env=self.environment(),
+                input=stdin,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.where.base,
+                check=False,
+            )
         if done.returncode:
-            raise CloudError(f"{' '.join(argv[:4])} failed with status "
-                             f"{done.returncode}; its log is {path}\n"
-                             + self.processes.tail(log))
+            raise CloudError(
+                f"{' '.join(argv[:4])} failed with status "
+                f"{done.returncode}; its log is {path}\n"
+                + self.processes.tail(log)
+            )
 
     def mariadb(self) -> None:
         data = self.where.state / "mysql"
         if not (data / "installed").exists():
             shutil.rmtree(data, ignore_errors=True)
             data.mkdir(parents=True)
-            self.run(["mariadb-install-db", "--no-defaults",
-                      f"--datadir={data}", "--skip-test-db", "--user=root",
-                      "--auth-root-authentication-method=normal",
-                      "--skip-name-resolve"], "mariadb-install")
+            self.run(
+                [
+                    "mariadb-install-db",
+                    "--no-defaults",
+                    f"--datadir={data}",
+                    "--skip-test-db",
+                    "--user=root",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-name-resolve",
+                ],
+                "mariadb-install",
+            )
             (data / "installed").touch()
         self.processes.start(
             "mariadb",
-            ["/usr/sbin/mariadbd", "--no-defaults", "--user=root",
-             f"--datadir={data}", f"--socket={self.where.mysql_socket}",
-             f"--pid-file={self.where.base}/mariadb.pid",
-             f"--tmpdir={self.where.tmp}", "--skip-networking",
-             "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M",
-             "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0",
-             "--performance-schema=OFF", "--max-connections=300",
-             "--skip-log-bin", "--character-set-server=utf8mb3"],
-            env=self.environment(), ready=self._mariadb_answers)
+            [
+                "/usr/sbin/mariadbd",
+                "--no-defaults",
+                "--user=root",
+                f"--datadir={data}",
+                f"--socket={self.where.mysql_socket}",
+                f"--pid-file={self.where.base}/mariadb.pid",
+                f"--tmpdir={self.where.tmp}",
+                "--skip-networking",
+                "--innodb-buffer-pool-size=64M",
+                "--innodb-log-file-size=16M",
+                "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-doublewrite=0",
+                "--performance-schema=OFF",
+                "--max-connections=300",
+                "--skip-log-bin",
+                "--character-set-server=utf8mb3",
+            ],
+            env=self.environment(),
+            ready=self._mariadb_answers,
+        )
 
     def _mariadb_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as sock:
@@ -113,9 +148,17 @@ class Controller:
                 return False
 
     def sql(self, text: str) -> None:
-        self.run(["mariadb", "--no-defaults", "-uroot", "-S",
-                  str(self.where.mysql_socket)], "mariadb-client",
-                 stdin=text.encode())
+        self.run(
+            [
+                "mariadb",
+                "--no-defaults",
+                "-uroot",
+                "-S",
+                str(self.where.mysql_socket),
+            ],
+            "mariadb-client",
+            stdin=text.encode(),
+        )
 
     def rabbitmq(self) -> None:
         """RabbitMQ with an epmd of its own, both on 127.0.0.1 only.
@@ -134,9 +177,18 @@ class Controller:
             "ERL_EPMD_PORT": str(PORTS["epmd"]),
         }
         self.processes.start(
-            "epmd", [sys.executable, HERE / "listener.py", ADDRESS,
-                     str(PORTS["epmd"]), "/usr/bin/epmd", "-systemd"],
-            env=env, ready=lambda: port_open(PORTS["epmd"]))
+            "epmd",
+            [
+                sys.executable,
+                HERE / "listener.py",
+                ADDRESS,
+                str(PORTS["epmd"]),
+                "/usr/bin/epmd",
+                "-systemd",
+            ],
+            env=env,
+            ready=lambda: port_open(PORTS["epmd"]),
+        )
         interface = "{" + ADDRESS.replace(".", ",") + "}"
         env |= {
             "RUNNING_UNDER_SYSTEMD": "1",  # no shell between it and us
@@ -151,13 +203,16 @@ class Controller:
             "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
             "RABBITMQ_PID_FILE": f"{folder}/pid",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
-                f"-kernel inet_dist_use_interface {interface}"
-                " -start_epmd false +sbwt none +S 1:1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {interface}"
+            " -start_epmd false +sbwt none +S 1:1",
         }
         self.processes.start(
-            "rabbitmq", ["/usr/lib/rabbitmq/bin/rabbitmq-server"], env=env,
-            ready=lambda: port_open(PORTS["rabbitmq"]), timeout=90)
+            "rabbitmq",
+            ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
+            env=env,
+            ready=lambda: port_open(PORTS["rabbitmq"]),
+            timeout=90,
+        )
 
     def web(self, name: str) -> None:
         """One of the web services, in a uWSGI of its own."""
@@ -165,35 +220,66 @@ class Controller:
         conf = {"glance": "glance-api.conf"}.get(name, f"{name}.conf")
         self.processes.start(
             name,
-            [self.where.bin / "uwsgi", "--http-socket", f"{ADDRESS}:{port}",
-             "--module", WSGI[name], "--master", "--die-on-term",
-             "--processes", "1", "--threads", "4", "--enable-threads",
-             "--lazy-apps", "--need-app", "--buffer-size", "65535",
-             "--http-chunked-input", "--chunked-input-limit", "16777216",
-             "--chunked-input-timeout", "60",
-             "--add-header", "Connection: close", "--so-keepalive",
-             "--thunder-lock", "--no-orphans", "--disable-logging"],
-            env=self.environment(), inputs=[self.where.etc / conf],
-            ready=lambda: answers(f"http://{ADDRESS}:{port}/"), timeout=90)
+            [
+                self.where.bin / "uwsgi",
+                "--http-socket",
+                f"{ADDRESS}:{port}",
+                "--module",
+                WSGI[name],
+                "--master",
+                "--die-on-term",
+                "--processes",
+                "1",
+                "--threads",
+                "4",
+                "--enable-threads",
+                "--lazy-apps",
+                "--need-app",
+                "--buffer-size",
+                "65535",
+                "--http-chunked-input",
+                "--chunked-input-limit",
+                "16777216",
+                "--chunked-input-timeout",
+                "60",
+                "--add-header",
+                "Connection: close",
+                "--so-keepalive",
+                "--thunder-lock",
+                "--no-orphans",
+                "--disable-logging",
+            ],
+            env=self.environment(),
+            inputs=[self.where.etc / conf],
+            ready=lambda: answers(f"http://{ADDRESS}:{port}/"),
+            timeout=90,
+        )
 
     def neutron(self) -> None:
         script = HERE / "neutron_stub.py"
         port = PORTS["neutron"]
         self.processes.start(
-            "neutron", [sys.executable, script, str(port)],
-            env=self.environment(), inputs=[script],
-            ready=lambda: answers(f"http://{ADDRESS}:{port}/"))
+            "neutron",
+            [sys.executable, script, str(port)],
+            env=self.environment(),
+            inputs=[script],
+            ready=lambda: answers(f"http://{ADDRESS}:{port}/"),
+        )
 
     def nova(self, name: str) -> None:
         """The conductor or the scheduler."""
-        files = [self.where.etc / "nova.conf",
-                 self.where.etc / f"{name}.conf"]
+        files = [self.where.etc / "nova.conf", self.where.etc / f"{name}.conf"]
         argv: list[str | os.PathLike[str]] = [self.where.bin / f"nova-{name}"]
         for path in files:
             argv += ["--config-file", path]
         self.processes.start(
-            f"nova-{name}", argv, env=self.environment(), inputs=files,
-            ready=lambda: consumers(name) > 0, timeout=90)
+            f"nova-{name}",
+            argv,
+            env=self.environment(),
+            inputs=files,
+            ready=lambda: consumers(name) > 0,
+            timeout=90,
+        )
 
 
 def port_open(port: int, address: str = ADDRESS) -> bool:
@@ -220,8 +306,9 @@ def answers(url: str) -> bool:
 def consumers(queue: str) -> int:
     """How many services take messages from a queue of the bus."""
     try:
-        with amqp.Connection(f"{ADDRESS}:{PORTS['rabbitmq']}",
-                             connect_timeout=3) as bus:
+        with amqp.Connection(
+            f"{ADDRESS}:{PORTS['rabbitmq']}", connect_timeout=3
+        ) as bus:
             with bus.channel() as channel:
                 found = channel.queue_declare(queue, passive=True)
                 return int(found.consumer_count)

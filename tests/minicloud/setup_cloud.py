@@ -58,13 +58,20 @@ def connect(user: str) -> openstack.connection.Connection:
     """An SDK connection that reads nothing but what stands here."""
     password, project, _ = PEOPLE[user]
     return openstack.connect(
-        load_yaml_config=False, load_envvars=False, region_name="RegionOne",
+        load_yaml_config=False,
+        load_envvars=False,
+        region_name="RegionOne",
         api_timeout=120,
-        auth={"auth_url": f"http://{ADDRESS}:{PORTS['keystone']}/v3",
-              "username": user, "password": password,
-              "project_name": project, "user_domain_id": "default",
-              "project_domain_id": "default"},
-        compute_default_microversion="2.95")
+        auth={
+            "auth_url": f"http://{ADDRESS}:{PORTS['keystone']}/v3",
+            "username": user,
+            "password": password,
+            "project_name": project,
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+        },
+        compute_default_microversion="2.95",
+    )
 
 
 class Setup:
@@ -87,14 +94,23 @@ class Setup:
 
     def _tool(self, service: str, conf: str, log: str, *words: str) -> None:
         self.controller.run(
-            [str(self.where.bin / f"{service}-manage"), "--config-file",
-             str(self.where.etc / conf), *words], log)
+            [
+                str(self.where.bin / f"{service}-manage"),
+                "--config-file",
+                str(self.where.etc / conf),
+                *words,
+            ],
+            log,
+        )
 
     def databases(self) -> None:
         if self.complete:
             return
-        self.controller.sql("".join(
-            f"create database if not exists {name};" for name in DATABASES))
+        self.controller.sql(
+            "".join(
+                f"create database if not exists {name};" for name in DATABASES
+            )
+        )
 
     def keystone(self) -> None:
         if self.complete:
@@ -110,10 +126,19 @@ class Setup:
         tool("db_sync")
         tool("fernet_setup", *root)
         tool("credential_setup", *root)
-        tool("bootstrap", "--bootstrap-password", "admin",
-             "--bootstrap-admin-url", url, "--bootstrap-internal-url", url,
-             "--bootstrap-public-url", url,
-             "--bootstrap-region-id", "RegionOne")
+        tool(
+            "bootstrap",
+            "--bootstrap-password",
+            "admin",
+            "--bootstrap-admin-url",
+            url,
+            "--bootstrap-internal-url",
+            url,
+            "--bootstrap-public-url",
+            url,
+            "--bootstrap-region-id",
+            "RegionOne",
+        )
 
     def glance(self) -> None:
         if self.complete:
@@ -124,8 +149,9 @@ class Setup:
 
     def placement(self) -> None:
         if not self.complete:
-            self._tool("placement", "placement.conf", "setup-placement",
-                       "db", "sync")
+            self._tool(
+                "placement", "placement.conf", "setup-placement", "db", "sync"
+            )
 
     def nova(self) -> None:
         if self.complete:
@@ -135,8 +161,9 @@ class Setup:
         def tool(*words: str) -> None:
             self._tool("nova", "nova.conf", "setup-nova", *words)
 
-        cell0 = ("mysql+pymysql://root@localhost/nova_cell0?unix_socket="
-                 + str(self.where.mysql_socket))
+        cell0 = "mysql+pymysql://root@localhost/nova_cell0?unix_socket=" + str(
+            self.where.mysql_socket
+        )
         tool("api_db", "sync")
         tool("cell_v2", "map_cell0", "--database_connection", cell0)
         tool("db", "sync")
@@ -147,34 +174,47 @@ class Setup:
         if self.complete:
             return
         cloud = connect("admin").identity
-        service = (cloud.find_project("service")
-                   or cloud.create_project(name="service",
-                                           domain_id="default"))
+        service = cloud.find_project("service") or cloud.create_project(
+            name="service", domain_id="default"
+        )
         for name in ("glance", "nova", "placement"):
             self._user(cloud, name, "secret", service, ("admin", "service"))
         for name, (password, project, role) in PEOPLE.items():
             if name == "admin":
                 continue
-            home = (cloud.find_project(project)
-                    or cloud.create_project(name=project,
-                                            domain_id="default"))
+            home = cloud.find_project(project) or cloud.create_project(
+                name=project, domain_id="default"
+            )
             self._user(cloud, name, password, home, (role,))
         for name, (kind, url) in SERVICES.items():
             if cloud.find_service(name):
                 continue
             made = cloud.create_service(name=name, type=kind)
             for interface in ("public", "internal", "admin"):
-                cloud.create_endpoint(service_id=made.id, url=url,
-                                      interface=interface,
-                                      region_id="RegionOne")
+                cloud.create_endpoint(
+                    service_id=made.id,
+                    url=url,
+                    interface=interface,
+                    region_id="RegionOne",
+                )
 
     @staticmethod
-    def _user(cloud: typing.Any, name: str, password: str,
-              project: typing.Any, roles: tuple[str, ...]) -> None:
+    def _user(
+        cloud: typing.Any,
+        name: str,
+        password: str,
+        project: typing.Any,
+        roles: tuple[str, ...],
+    ) -> None:
         user = cloud.find_user(name) or cloud.create_user(
-            name=name, password=password, domain_id="default",
-            default_project_id=project.id)
+            name=name,
+            password=password,
+            domain_id="default",
+            default_project_id=project.id,
+        )
         for role in roles:
             cloud.assign_project_role_to_user(
-                project, user,
-                cloud.find_role(role) or cloud.create_role(name=role))
+                project,
+                user,
+                cloud.find_role(role) or cloud.create_role(name=role),
+            )

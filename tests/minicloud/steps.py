@@ -29,8 +29,9 @@ class Step:
     after: tuple[str, ...] = ()
 
 
-def run_all(steps: collections.abc.Sequence[Step],
-            report: Report | None = None) -> None:
+def run_all(
+    steps: collections.abc.Sequence[Step], report: Report | None = None
+) -> None:
     """Run every step once the steps it names are done.
 
     The first failure is raised when all that had begun has ended; nothing
@@ -51,7 +52,8 @@ def run_all(steps: collections.abc.Sequence[Step],
             if not running:
                 break
             ended, _ = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED)
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
             for future in ended:
                 name = running.pop(future)
                 error = future.exception()

@@ -34,7 +34,8 @@ def cloud() -> collections.abc.Iterator[Cloud]:
 
 @pytest.mark.parametrize("host", ["node1", "node2"])
 def test_plain_boot_prints_the_token_of_its_disk(
-        cloud: Cloud, tmp_path: pathlib.Path, host: str) -> None:
+    cloud: Cloud, tmp_path: pathlib.Path, host: str
+) -> None:
     token = "token-" + secrets.token_hex(8)
     disk = bootimage.write(tmp_path / "disk", token.encode())
     admin = cloud.connect("admin")
@@ -49,15 +50,15 @@ def test_plain_boot_prints_the_token_of_its_disk(
         guest.delete(admin, server)
 
 
-def test_a_member_boots_a_server(cloud: Cloud,
-                                 tmp_path: pathlib.Path) -> None:
+def test_a_member_boots_a_server(cloud: Cloud, tmp_path: pathlib.Path) -> None:
     token = "token-" + secrets.token_hex(8)
     disk = bootimage.write(tmp_path / "disk", token.encode())
     guest.flavor(cloud.connect("admin"), "m1.plain")
     tenant = cloud.connect("tenant")
     image = guest.upload(tenant, "plain-tenant", disk)
-    server = guest.boot(tenant, "plain-tenant", image,
-                        tenant.compute.find_flavor("m1.plain"))
+    server = guest.boot(
+        tenant, "plain-tenant", image, tenant.compute.find_flavor("m1.plain")
+    )
     try:
         guest.wait_console(tenant, server, token)
     finally:

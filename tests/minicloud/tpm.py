@@ -60,26 +60,35 @@ class Authority:
         (here / "localca.conf").write_text(
             f"statedir = {here}\nsigningkey = {here}/signkey.pem\n"
             f"issuercert = {here}/issuercert.pem\n"
-            f"certserial = {here}/certserial\n")
+            f"certserial = {here}/certserial\n"
+        )
         (here / "localca.options").write_text(
             "--platform-manufacturer MinicloudPlatform\n"
-            "--platform-version 1\n--platform-model node\n")
+            "--platform-version 1\n--platform-model node\n"
+        )
         path = here / "setup.conf"
         path.write_text(
             "create_certs_tool = /usr/bin/swtpm_localca\n"
             f"create_certs_tool_config = {here}/localca.conf\n"
             f"create_certs_tool_options = {here}/localca.options\n"
-            "active_pcr_banks = sha256\n")
+            "active_pcr_banks = sha256\n"
+        )
         return path
 
 
 class Tpm:
     """The TPM of one node."""
 
-    def __init__(self, node: str, folder: pathlib.Path, port: int,
-                 authority: Authority, log_file: pathlib.Path,
-                 processes: Supervisor,
-                 env: collections.abc.Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        node: str,
+        folder: pathlib.Path,
+        port: int,
+        authority: Authority,
+        log_file: pathlib.Path,
+        processes: Supervisor,
+        env: collections.abc.Mapping[str, str],
+    ) -> None:
         self.node = node
         self.folder = folder
         self.port = port
@@ -113,12 +122,29 @@ class Tpm:
         log = self._processes.log(f"{self.node}-swtpm-setup")
         with open(log, "ab") as out:
             done = subprocess.run(
-                ["swtpm_setup", "--tpm2", "--tpmstate", self.folder,
-                 "--config", setup, "--create-ek-cert", "--pcr-banks",
-                 "sha256", "--lock-nvram", "--overwrite",
-                 "--write-ek-cert-files", self.folder, "--runas", "root"],
-                env=dict(self._env), stdout=out, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, check=False)
+                [
+                    "swtpm_setup",
+                    "--tpm2",
+                    "--tpmstate",
+                    self.folder,
+                    "--config",
+                    setup,
+                    "--create-ek-cert",
+                    "--pcr-banks",
+                    "sha256",
+                    "--lock-nvram",
+                    "--overwrite",
+                    "--write-ek-cert-files",
+                    self.folder,
+                    "--runas",
+                    "root",
+                ],
+                env=dict(self._env),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
         if done.returncode:
             raise CloudError(f"swtpm_setup failed; its log is {log}")
         (self.folder / "made").touch()
@@ -128,13 +154,23 @@ class Tpm:
         self.manufacture()
         started = self._processes.start(
             self.name,
-            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.folder}",
-             "--server", f"type=tcp,port={self.port},bindaddr={ADDRESS},"
-             "disconnect", "--ctrl",
-             f"type=tcp,port={self.port + 1},bindaddr={ADDRESS}",
-             "--flags", "not-need-init,startup-clear"],
-            env=self._env, ready=lambda: port_open(self.port + 1),
-            timeout=10)
+            [
+                "swtpm",
+                "socket",
+                "--tpm2",
+                "--tpmstate",
+                f"dir={self.folder}",
+                "--server",
+                f"type=tcp,port={self.port},bindaddr={ADDRESS},disconnect",
+                "--ctrl",
+                f"type=tcp,port={self.port + 1},bindaddr={ADDRESS}",
+                "--flags",
+                "not-need-init,startup-clear",
+            ],
+            env=self._env,
+            ready=lambda: port_open(self.port + 1),
+            timeout=10,
+        )
         if started and measure:
             for event in self.events:
                 self._extend(event.pcr, event.digest)
@@ -158,9 +194,14 @@ class Tpm:
 
     def _extend(self, pcr: int, digest: bytes) -> None:
         auth = struct.pack(">IHBH", _PASSWORD, 0, 0, 0)
-        self._command(_SESSIONS, _PCR_EXTEND,
-                      struct.pack(">II", pcr, len(auth)) + auth
-                      + struct.pack(">IH", 1, _SHA256) + digest)
+        self._command(
+            _SESSIONS,
+            _PCR_EXTEND,
+            struct.pack(">II", pcr, len(auth))
+            + auth
+            + struct.pack(">IH", 1, _SHA256)
+            + digest,
+        )
 
     def _command(self, tag: int, code: int, body: bytes) -> bytes:
         """One TPM command on a connection of its own."""
@@ -171,16 +212,19 @@ class Tpm:
             # Another user's connection may be open; the TPM serves one.
             nonlocal answer
             try:
-                with socket.create_connection((ADDRESS, self.port),
-                                              timeout=5) as sock:
+                with socket.create_connection(
+                    (ADDRESS, self.port), timeout=5
+                ) as sock:
                     sock.sendall(request)
                     answer = sock.recv(4096)
             except OSError:
                 return False
             return len(answer) >= 10
+
         wait_until(done, 10, f"answer of the TPM of {self.node}")
         result = struct.unpack(">I", answer[6:10])[0]
         if result:
-            raise CloudError(f"TPM command {code:#x} on {self.node}: "
-                             f"{result:#x}")
+            raise CloudError(
+                f"TPM command {code:#x} on {self.node}: {result:#x}"
+            )
         return answer[10:]
