@@ -90,8 +90,8 @@ def release_question(nonce: bytes, request_digest: bytes) -> Question:
 
 def appraise(
     service: Service, request: AppraisalRequest, origin: Origin
-) -> dict[str, str]:
-    """``{"result", "audit"}`` for one key request.
+) -> tuple[dict[str, Any], str]:
+    """``{"result"}`` for one key request, and the id of the record.
 
     The nonce is the relying party's, so the answer says nothing about the
     host's state in general: that is not touched.
@@ -121,7 +121,7 @@ def appraise(
         request.audience,
         request.request_digest,
     )
-    return {"result": result, "audit": audit}
+    return {"result": result}, audit
 
 
 def sign(
@@ -158,8 +158,8 @@ def sign(
 
 def appraise_compat(
     service: Service, request: CompatRequest, origin: Origin
-) -> dict[str, Any]:
-    """``{"result", "request", "evidence", "audit"}`` for a bare AK.
+) -> tuple[dict[str, Any], str]:
+    """``{"result", "request", "evidence"}`` for a bare AK, and the record.
 
     1. the AK is that of an enrolled host;
     2. its trust agent has a launch pending for the key URL, and quotes it;
@@ -209,8 +209,7 @@ def appraise_compat(
         "result": result,
         "request": pending.to_dict(),
         "evidence": evidence,
-        "audit": audit,
-    }
+    }, audit
 
 
 def _host_of(service: Service, ak_pem: str) -> hosts.Host:

@@ -111,17 +111,18 @@ class Resource:
                 raise InputError(
                     "attest.api.query", "a query member is not known here"
                 )
-            status, document = handler(
-                Call(
-                    service=self._service,
-                    board=self._board,
-                    origin=Origin(req.context.caller, req.context.request_id),
-                    body=_body(req),
-                    path=path,
-                    query=req.params,
-                )
+            call = Call(
+                service=self._service,
+                board=self._board,
+                origin=Origin(req.context.caller, req.context.request_id),
+                body=_body(req),
+                path=path,
+                query=req.params,
             )
+            status, document = handler(call)
             resp.status = status
+            if call.audit:
+                resp.set_header("X-Audit-Id", call.audit)
             if document is not None:
                 _fill(resp, document)
 

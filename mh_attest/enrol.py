@@ -45,7 +45,7 @@ STEP_EK = EVENT + ".ek-certificate"
 STEP_INVENTORY = EVENT + ".inventory"
 STEP_AK = EVENT + ".ak"
 STEP_CREDENTIAL = EVENT + ".credential"
-DONE = EVENT + ".done"
+DONE = EVENT + ".enrolled"
 #: Names that the REST paths take.
 RESERVED = ("trust",)
 SECRET = 32

@@ -49,7 +49,7 @@ OPTS = [
         help="Hosts in one question.",
     ),
     cfg.IntOpt(
-        "max_ttl",
+        "ttl",
         default=30,
         min=0,
         max=3600,

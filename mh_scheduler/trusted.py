@@ -23,11 +23,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from nova import exception
-from nova.scheduler import filters
 from oslo_log import log as logging
 
 from mh_core.errors import MHError
 from mh_scheduler import conf as conf_module
+from mh_scheduler.base import TrustFilter
 from mh_scheduler.cache import State, TrustCache
 from mh_scheduler.client import TrustClient
 from mh_scheduler.names import EXTRA_SPEC, WANTED
@@ -49,19 +49,15 @@ def _configured_cache() -> TrustCache:
     client = TrustClient(conf.attestation_url, conf.ca_file, conf.token_file)
     return TrustCache(
         client.ask,
-        max_ttl=conf.max_ttl,
+        max_ttl=conf.ttl,
         max_batch=conf.max_batch,
         timeout=conf.timeout,
         retry_after=conf.retry_after,
     )
 
 
-class TrustedFilter(filters.BaseHostFilter):
-    """Fail closed: no state, an old one or no answer is a no."""
-
-    #: A rebuild brings another image, which may need trust.
-    RUN_ON_REBUILD = True
-    run_filter_once_per_request = False
+class TrustedFilter(TrustFilter):
+    """``trust:trusted_host`` against the attestation server's word."""
 
     def __init__(self, cache: TrustCache | None = None) -> None:
         self._cache = cache

@@ -17,9 +17,13 @@ from mh_attest.handlers.base import Answer, Call
 
 def create(call: Call) -> Answer:
     request = appraisal.AppraisalRequest.parse(call.body)
-    return 200, appraisal.appraise(call.service, request, call.origin)
+    answer, call.audit = appraisal.appraise(call.service, request, call.origin)
+    return 200, answer
 
 
 def compat(call: Call) -> Answer:
     request = appraisal.CompatRequest.parse(call.body)
-    return 200, appraisal.appraise_compat(call.service, request, call.origin)
+    answer, call.audit = appraisal.appraise_compat(
+        call.service, request, call.origin
+    )
+    return 200, answer

@@ -31,6 +31,8 @@ class Call:
     :param body: the JSON document, None where there was none.
     :param path: members of the path.
     :param query: members of the query string.
+    :param audit: set by the handler: the record of what was decided, which
+        the answer carries as ``X-Audit-Id``.
     """
 
     service: Service
@@ -39,6 +41,7 @@ class Call:
     body: Any = None
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    audit: str = ""
 
     def name(self, member: str, pattern: str, event: str) -> str:
         """:raises InputError: with ``event``."""

@@ -26,6 +26,7 @@ EVENT = "attest.host"
 def enrol(call: Call) -> Answer:
     request = EnrolmentRequest.parse(call.body)
     host, audit = enrol_host(call.service, request, call.origin)
+    call.audit = audit
     return 201, {**host.document(), "audit": audit}
 
 
@@ -51,7 +52,7 @@ def delete(call: Call) -> Answer:
         if not hosts.delete(connection, name):
             raise NotFound(EVENT + ".unknown", "no such host is enrolled")
 
-    call.service.journal.write(
+    call.audit = call.service.journal.write(
         {"event": EVENT + ".deleted", "host": name, **call.origin.record()},
         change,
     )

@@ -61,6 +61,7 @@ def put(call: Call) -> Answer:
         },
         change,
     )
+    call.audit = audit
     return 200, {**_document(call, policy), "audit": audit}
 
 
@@ -70,4 +71,5 @@ def learn(call: Call) -> Answer:
     name = fields.text("host", pattern=HOST_PATTERN)
     fields.end()
     policy, audit = learn_policy(call.service, group, name, call.origin)
+    call.audit = audit
     return 200, {**_document(call, policy), "audit": audit}

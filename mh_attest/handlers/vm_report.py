@@ -31,7 +31,9 @@ def give_nonce(call: Call) -> Answer:
 
 def create(call: Call) -> Answer:
     request = vm_report.ReportRequest.parse(call.body)
-    return 200, vm_report.report(call.service, request, call.origin)
+    answer = vm_report.report(call.service, request, call.origin)
+    call.audit = answer["audit"]
+    return 200, answer
 
 
 def index(call: Call) -> Answer:

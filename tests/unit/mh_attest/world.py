@@ -171,6 +171,7 @@ class World:
         body = b"".join(self.app(environ, lambda *args: seen.append(args)))
         status, headers = seen[0][0], dict(seen[0][1])
         lower = {name.lower(): value for name, value in headers.items()}
+        self.headers = lower
         assert lower["x-request-id"].startswith("req-")
         return int(status[:3]), json.loads(body) if body else {}
 
