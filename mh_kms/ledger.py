@@ -150,9 +150,13 @@ def verify(database: Database) -> tuple[int, int]:
             "select seq, record, hash from audit where chain = ? order by seq",
             (chain,),
         )
-        if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
+        whole = [row[0] for row in rows] == list(range(1, len(rows) + 1))
+        # Only an editor's hand makes text of them.
+        if not whole or not all(
+            isinstance(value, bytes) for row in rows for value in row[1:]
+        ):
             raise VerificationError(
-                "core.audit.chain", "a record is missing in a chain"
+                "core.audit.chain", "a record was changed or is missing"
             )
         audit.verify_chain((row[1], row[2]) for row in rows)
         total += len(rows)

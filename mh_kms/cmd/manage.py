@@ -62,8 +62,6 @@ class Manager:
         if not options.name or not options.project:
             raise InputError("kms.token.name", "name and project are needed")
         token = tokens.make(os.urandom(32))
-        if options.out:
-            _write(options.out, token)
         with self.ledger.transaction() as entry:
             made = tokens.add(
                 entry.connection,
@@ -81,6 +79,9 @@ class Manager:
                 project=made.project,
                 roles=list(made.roles),
             )
+            if options.out:
+                # Not written: not made.
+                _write(options.out, token)
         if not options.out:
             print(token.reveal().decode())
 
