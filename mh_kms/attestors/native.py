@@ -66,6 +66,7 @@ class NativeAttestor(Attestor):
             },
         )
         result = fields.text("result", maximum=65536)
+        fields.text("audit", maximum=128, default="")
         fields.end()
         return result
 
@@ -92,6 +93,7 @@ class NativeAttestor(Attestor):
             request=KeyRequest.parse(fields.object("request")),
             evidence=Evidence.parse(fields.object("evidence")),
         )
+        fields.text("audit", maximum=128, default="")
         fields.end()
         return pending
 
