@@ -94,8 +94,8 @@ class Guard:
             )
 
     def _cores(self, found: Findings) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-        if soft or hard:
+        soft, _hard = resource.getrlimit(resource.RLIMIT_CORE)
+        if soft:
             found.add(EVENT + ".core", "the agent could leave a core file")
         try:
             text = Path(self._conf.qemu_conf).read_text()

@@ -74,7 +74,7 @@ def load_measurers(names: list[str]) -> dict[str, Measurer]:
         invoke_on_load=True,
         name_order=True,
         on_load_failure_callback=failed,
-        warn_on_missing_entrypoint=False,
+        on_missing_entrypoints_callback=lambda _names: None,
     )
     found: dict[str, Measurer] = {one.name: one.obj for one in manager}
     missing = [
