@@ -33,6 +33,7 @@ from mh_core.fields import Fields
 T = TypeVar("T")
 ANSWER = "hook.agent.answer"
 UNAVAILABLE = "hook.agent.unavailable"
+_OURS = 3.0
 _EVENT = r"[a-z0-9]+(?:[.\-_][a-z0-9]+)*"
 
 
@@ -48,7 +49,7 @@ class Finding:
         fields = Fields(value, ANSWER)
         finding = cls(
             fields.text("event", pattern=_EVENT, minimum=1, maximum=128),
-            fields.text("message", maximum=1024),
+            fields.text("message", maximum=4096),
         )
         fields.end()
         return finding
@@ -202,7 +203,11 @@ class AgentClient:
         self._empty("started", {"instance": instance, "ok": ok})
 
     def ours(self, instance: str) -> bool:
-        return self._read(self._ask("ours", {"instance": instance}), _ours)
+        """Asked about plain instances as well, hence quickly given up."""
+        fields = self._ask(
+            "ours", {"instance": instance}, min(self._timeout, _OURS)
+        )
+        return self._read(fields, _ours)
 
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})

@@ -333,12 +333,14 @@ class TrustedLibvirtDriver(LibvirtDriver):
         update_task_state: Any,
     ) -> None:
         if self._mh_ours.protected(instance):
-            raise faults.refusal(
+            error = faults.refusal(
                 Denied(
                     "hook.refused.snapshot",
                     "a snapshot would be in the clear",
                 )
             )
+            faults.record(context, instance, "mh_snapshot", error)
+            raise error
         super().snapshot(context, instance, image_id, update_task_state)
 
     def power_off(

@@ -19,12 +19,17 @@ instance ends in depends on the operation; see each function.
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-from nova import exception
+import nova.conf
+from nova import exception, objects
+from oslo_log import log as logging
 
 from mh_core.errors import MHError
 from mh_core.secret import redact
 
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
 #: nova's column for a fault's message, characters.
 LIMIT = 255
 LAUNCH = "Trusted launch refused"
@@ -75,6 +80,33 @@ def precheck(error: MHError) -> exception.MigrationPreCheckError:
     return exception.MigrationPreCheckError(
         reason=text(error, OPERATION, LIMIT - 40)
     )
+
+
+def record(
+    context: Any, instance: Any, name: str, error: exception.NovaException
+) -> None:
+    """An action event of our own, for the tenant to read.
+
+    Where nova runs the driver after it has recorded the event as a success
+    (snapshot), the instance's state says nothing and nobody shows a fault.
+
+    :param name: of the event, e.g. ``mh_snapshot``.
+    """
+    try:
+        objects.InstanceActionEvent.event_start(
+            context, instance.uuid, name, want_result=False, host=CONF.host
+        )
+        objects.InstanceActionEvent.event_finish_with_failure(
+            context,
+            instance.uuid,
+            name,
+            exc_val=error,
+            # without one nova writes "Success"
+            exc_tb=str(error),
+            want_result=False,
+        )
+    except exception.InstanceActionNotFound:
+        LOG.warning("%s", error, instance=instance)
 
 
 @contextlib.contextmanager

@@ -18,12 +18,15 @@ from typing import Any
 
 from nova import context as nova_context
 from nova import exception, objects
-from nova.compute import vm_states
+from nova.compute import task_states, vm_states
 from nova.virt import images
 from oslo_log import log as logging
+from oslo_messaging import MessagingTimeout  # type: ignore[import-untyped]
 
 LOG = logging.getLogger(__name__)
-_POLL = 0.2
+_POLL = 0.1
+#: The rescue may still be winding up; nova then clears the task itself.
+_TASKS = [None, task_states.RESCUING]
 
 
 def vm_state(instance: Any, seconds: float = 30.0) -> threading.Thread | None:
@@ -32,7 +35,7 @@ def vm_state(instance: Any, seconds: float = 30.0) -> threading.Thread | None:
     ``ComputeManager.rescue_instance`` sets ERROR on whatever its driver
     raises, and calls the driver nowhere before. The guest was not touched,
     so the state it had is still true. Written only while the server is in
-    ERROR and no task runs, compared and swapped by nova's own ``save``.
+    ERROR and no other task runs, compared and swapped by nova's ``save``.
 
     :param seconds: how long to wait for the manager to finish.
     :returns: the thread that does it; None where there is nothing to do.
@@ -57,20 +60,23 @@ def _put_back(uuid: str, before: str, seconds: float) -> None:
         time.sleep(_POLL)
         try:
             fresh = objects.Instance.get_by_uuid(context, uuid)
-            if fresh.task_state is not None:
-                continue
             if fresh.vm_state != vm_states.ERROR:
                 continue
+            if fresh.task_state not in _TASKS:
+                return
             fresh.vm_state = before
             fresh.save(
                 expected_vm_state=[vm_states.ERROR],
-                expected_task_state=[None],
+                expected_task_state=_TASKS,
             )
         except exception.InstanceNotFound:
             return
-        except exception.UnexpectedTaskStateError:
+        except exception.InstanceUpdateConflict:
             # something newer has begun; its word counts
             return
+        except MessagingTimeout:
+            # the conductor is slow
+            continue
         LOG.info(
             "Refused rescue: the server is %s again",
             before,

@@ -51,56 +51,56 @@ def check(shape: LaunchShape) -> None:
     6. no file injection, which needs the disk opened on the host.
 
     :raises Denied: ``hook.launch.`` and one of ``virt-type``, ``volume``,
-        ``kernel``, ``config-drive``, ``swap``, ``ephemeral``,
-        ``injection``, ``share``.
+        ``kernel``, ``injection``; ``hook.refused.`` and one of
+        ``config-drive``, ``swap``, ``ephemeral``, ``share``.
     """
     refusals = (
         (
             shape.virt_type not in ("kvm", "qemu"),
-            "virt-type",
+            "hook.launch.virt-type",
             "this host's hypervisor cannot open encrypted disks",
         ),
         (
             not shape.image_backed or shape.volumes > 0,
-            "volume",
+            "hook.launch.volume",
             "a trusted instance boots from its image and has no volumes",
         ),
         (
             shape.kernel,
-            "kernel",
+            "hook.launch.kernel",
             "a trusted image boots from its own disk, not from a kernel or "
             "ramdisk image",
         ),
         (
             shape.config_drive,
-            "config-drive",
+            "hook.refused.config-drive",
             "a config drive would be written in the clear; use the metadata "
             "service",
         ),
         (
             shape.swap > 0,
-            "swap",
+            "hook.refused.swap",
             "a swap disk would be written in the clear; use a flavor "
             "without swap",
         ),
         (
             shape.ephemeral > 0,
-            "ephemeral",
+            "hook.refused.ephemeral",
             "an ephemeral disk would be written in the clear; use a flavor "
             "without one",
         ),
         (
             shape.injection,
-            "injection",
+            "hook.launch.injection",
             "files cannot be injected into an encrypted disk; set [libvirt] "
             "inject_partition = -2",
         ),
         (
             shape.shares > 0,
-            "share",
+            "hook.refused.share",
             "a host share may not be attached to a trusted instance",
         ),
     )
     for refused, event, message in refusals:
         if refused:
-            raise Denied(f"hook.launch.{event}", message)
+            raise Denied(event, message)

@@ -29,7 +29,7 @@ from nova.virt import driver as virt_driver
 from nova.virt.libvirt import imagecache
 from nova.virt.libvirt.driver import LibvirtDriver
 
-from mh_nova.hook import restore
+from mh_nova.hook import faults, restore
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
@@ -229,13 +229,17 @@ def option(name: str, value: Any, group: str | None = None) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("changes", "info", "cause"),
     [
-        ({"config_drive": "True"}, None, "config-drive"),
-        ({"kernel_id": IMAGE}, None, "kernel"),
-        ({"ramdisk_id": IMAGE}, None, "kernel"),
-        ({"image_ref": ""}, None, "volume"),
-        ({}, {"block_device_mapping": [{"x": 1}]}, "volume"),
-        ({}, {"swap": {"device_name": "vdb", "swap_size": 64}}, "swap"),
-        ({}, {"ephemerals": [{"size": 1}]}, "ephemeral"),
+        ({"config_drive": "True"}, None, "refused.config-drive"),
+        ({"kernel_id": IMAGE}, None, "launch.kernel"),
+        ({"ramdisk_id": IMAGE}, None, "launch.kernel"),
+        ({"image_ref": ""}, None, "launch.volume"),
+        ({}, {"block_device_mapping": [{"x": 1}]}, "launch.volume"),
+        (
+            {},
+            {"swap": {"device_name": "vdb", "swap_size": 64}},
+            "refused.swap",
+        ),
+        ({}, {"ephemerals": [{"size": 1}]}, "refused.ephemeral"),
     ],
 )
 def test_refused_before_anything_is_made(
@@ -249,7 +253,7 @@ def test_refused_before_anything_is_made(
     stock.replace("spawn")
     with pytest.raises(exception.BuildAbortException) as caught:
         spawn(driver, make_instance(**changes), info)
-    assert message(caught.value).endswith(f"[hook.launch.{cause}]")
+    assert message(caught.value).endswith(f"[hook.{cause}]")
     assert stock.calls == []
     assert agent.seen == []
 
@@ -263,7 +267,7 @@ def test_flavors_with_more_disks(
     stock.replace("spawn")
     one = make_instance()
     setattr(one.flavor, name, value)
-    with pytest.raises(exception.BuildAbortException, match=r"hook\.launch"):
+    with pytest.raises(exception.BuildAbortException, match=r"hook\.refused"):
         spawn(driver, one)
     assert agent.seen == []
 
@@ -392,7 +396,6 @@ def test_stripped_instances_can_be_stopped_and_deleted_only(
         lambda: hard_reboot(driver, one),
         lambda: driver._soft_reboot(one),
         lambda: driver.suspend(None, one),
-        lambda: driver.snapshot(None, one, IMAGE, None),
         lambda: driver.attach_volume(None, {}, one, "/dev/vdb"),
     ):
         with pytest.raises(exception.NovaException):
@@ -489,7 +492,13 @@ def test_suspend_and_migration_leave_the_state(
     assert stock.calls == []
 
 
-def test_snapshot(driver: Any, stock: Stock) -> None:
+def test_snapshot(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        faults, "record", lambda c, i, n, error: told.append(str(error))
+    )
     stock.replace("snapshot")
     with pytest.raises(exception.NovaException) as caught:
         driver.snapshot(None, make_instance(), IMAGE, None)
@@ -501,6 +510,7 @@ def test_snapshot(driver: Any, stock: Stock) -> None:
         | exception.ImageNotFound,
     )
     assert message(caught.value).endswith("[hook.refused.snapshot]")
+    assert told == [str(caught.value)]
     assert stock.calls == []
 
 

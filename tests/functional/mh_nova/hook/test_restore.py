@@ -244,3 +244,32 @@ def test_a_glance_that_does_not_answer(
 
     glance.get_all = fail  # type: ignore[attr-defined]
     restore.queued_image(instance)
+
+
+def test_a_refused_snapshot_stands_in_the_servers_action_log(
+    driver: Any, instance: objects.Instance
+) -> None:
+    context = nova_context.get_admin_context()
+    objects.InstanceAction.action_start(
+        context, INSTANCE, "createImage", want_result=False
+    )
+    with pytest.raises(exception.NovaException):
+        driver.snapshot(context, instance, OTHER, None)
+    action = objects.InstanceAction.get_by_request_id(
+        context, INSTANCE, context.request_id
+    )
+    (event,) = objects.InstanceActionEventList.get_by_action(
+        context, action.id
+    )
+    assert event.event == "mh_snapshot"
+    assert event.result == "Error"
+    assert event.details.endswith("[hook.refused.snapshot]")
+
+
+def test_a_snapshot_that_nobody_asked_for_is_refused_too(
+    driver: Any, instance: objects.Instance
+) -> None:
+    with pytest.raises(exception.NovaException, match="refused.snapshot"):
+        driver.snapshot(
+            nova_context.get_admin_context(), instance, OTHER, None
+        )

@@ -38,19 +38,19 @@ def test_a_plain_root_disk_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"virt_type": "lxc"}, "virt-type"),
-        ({"virt_type": ""}, "virt-type"),
-        ({"image_backed": False}, "volume"),
-        ({"volumes": 1}, "volume"),
-        ({"kernel": True}, "kernel"),
-        ({"config_drive": True}, "config-drive"),
-        ({"swap": 1}, "swap"),
-        ({"ephemeral": 1}, "ephemeral"),
-        ({"injection": True}, "injection"),
-        ({"shares": 1}, "share"),
+        ({"virt_type": "lxc"}, "launch.virt-type"),
+        ({"virt_type": ""}, "launch.virt-type"),
+        ({"image_backed": False}, "launch.volume"),
+        ({"volumes": 1}, "launch.volume"),
+        ({"kernel": True}, "launch.kernel"),
+        ({"config_drive": True}, "refused.config-drive"),
+        ({"swap": 1}, "refused.swap"),
+        ({"ephemeral": 1}, "refused.ephemeral"),
+        ({"injection": True}, "launch.injection"),
+        ({"shares": 1}, "refused.share"),
     ],
 )
 def test_refused(change: dict[str, Any], cause: str) -> None:
     with pytest.raises(Denied) as caught:
         shape.check(replace(GOOD, **change))
-    assert caught.value.event == f"hook.launch.{cause}"
+    assert caught.value.event == f"hook.{cause}"
