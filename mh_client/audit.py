@@ -28,6 +28,8 @@ class Entry:
     :param host: by its AK, where the decision got that far; else what the
         cloud claimed.
     :param instance: the cloud's claim.
+    :param at: seconds since the epoch, 0 where the record has none.
+    :param request_digest: hex, of the key request decided about.
     :param number: place in the audit; ``after=`` continues behind it.
     """
 
@@ -38,6 +40,8 @@ class Entry:
     host: str
     instance: str
     purpose: str
+    at: int = 0
+    request_digest: str = ""
 
     @property
     def release(self) -> bool:
@@ -96,4 +100,6 @@ def entry(record: Mapping[str, Any]) -> Entry:
         host=_text(found, "host"),
         instance=_text(found, "instance"),
         purpose=_text(found, "purpose"),
+        at=moment if isinstance(moment, int) else 0,
+        request_digest=_text(found, "request_digest"),
     )

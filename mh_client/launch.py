@@ -174,13 +174,12 @@ class Launch:
 
     def _report(self, server: Server, image: TrustedImage) -> Finding:
         end = self._clock() + REPORT_WAIT
-        judgement = None
-        while judgement is None:
+        while True:
             judgement = self._servers.judge(server, image)
-            if judgement is None and self._clock() > end:
+            waiting = judgement is None or judgement.refused("current")
+            if not waiting or self._clock() > end:
                 break
-            if judgement is None:
-                self._sleep(INTERVAL)
+            self._sleep(INTERVAL)
         if judgement is None:
             self._steps.cross("VM report", "none came", EVENT + ".no-report")
         elif judgement.passed and judgement.claims is not None:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mh_client.attest import Authority
+from mh_client.audit import Entry
 from mh_client.images import TrustedImage
 from mh_core import jose
 from mh_core.encoding import parse_json
@@ -31,9 +32,19 @@ from mh_core.tpm.quote import LABEL_VM, extra_data
 from mh_core.vm_report import TYP, VmClaims
 
 EVENT = "client.report"
-CHECKS = ("authority", "host", "instance", "image", "key", "measured")
-#: Seconds that host and authority may be apart.
+CHECKS = (
+    "authority",
+    "host",
+    "instance",
+    "image",
+    "key",
+    "measured",
+    "current",
+)
+#: Seconds between a start and its report, with the clocks of both.
 SKEW = 300
+#: Seconds that the clocks of key server and authority may be apart.
+CLOCKS = 60
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,9 @@ class Judgement:
 
     checks: tuple[Check, ...]
     claims: VmClaims | None
+
+    def refused(self, name: str) -> bool:
+        return any(c.name == name and not c.passed for c in self.checks)
 
     @property
     def passed(self) -> bool:
@@ -98,6 +112,7 @@ def judge(
     image: TrustedImage,
     kms_origin: str,
     levels: Collection[str],
+    granted: Entry | None,
 ) -> Judgement:
     """Verify one report about one instance.
 
@@ -109,12 +124,15 @@ def judge(
        AK it is;
     4. image: they name the image and the tenant's own manifest;
     5. key: they name the image's key and the tenant's key server;
-    6. measured: every measurer said ``ok``.
+    6. measured: every measurer said ``ok``;
+    7. current: it is of the last start the key server released a key for,
+       not of an earlier one.
 
     A later check is made even where an earlier one failed, so that a
     person sees all of it; one failure makes the whole fail.
 
     :param levels: that the key's release policy accepts.
+    :param granted: the last release of the key to this instance.
     """
     try:
         report = _Report.parse(document)
@@ -130,6 +148,7 @@ def judge(
         ("image", lambda: _image(claims, image)),
         ("key", lambda: _key(claims, image, kms_origin)),
         ("measured", lambda: _measured(claims)),
+        ("current", lambda: _current(report, granted)),
     )
     checks = []
     for name, step in steps:
@@ -218,3 +237,15 @@ def _measured(claims: VmClaims) -> str:
         if verdict != "ok":
             raise _refuse("measured", f"{name} says {verdict}")
     return ", ".join(sorted(claims.measured))
+
+
+def _current(report: _Report, granted: Entry | None) -> str:
+    if granted is None:
+        raise _refuse("release", "your key server released no key for it")
+    if (
+        granted.request_digest != report.claims.request_digest
+        or not report.issued_at
+        or report.issued_at < granted.at - CLOCKS
+    ):
+        raise _refuse("current", "the report is of an earlier start")
+    return f"key released at {granted.time} [{granted.event}]"

@@ -24,6 +24,9 @@ from mh_client.reports import Judgement, judge
 from mh_core.errors import MHError, NotFound
 
 EVENT = "client.server"
+RUNNING = "ACTIVE"
+#: Purposes of a release that a report is made for.
+STARTS = ("launch", "start", "migrate-in")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,14 @@ class Finding:
     problem: str = ""
 
     @property
-    def trusted(self) -> bool:
+    def verified(self) -> bool:
+        """The report of the last start holds."""
         return self.judgement is not None and self.judgement.passed
+
+    @property
+    def trusted(self) -> bool:
+        """What runs now was verified."""
+        return self.verified and self.server.status == RUNNING
 
     @property
     def refusal(self) -> Entry | None:
@@ -99,7 +108,17 @@ class Servers:
             image=image,
             kms_origin=self.kms.origin(),
             levels=tuple(policy.get("levels", ())),
+            granted=self._granted(image.properties.key_id, server.id),
         )
+
+    def _granted(self, key_id: str, instance: str) -> Entry | None:
+        """The last release for a start."""
+        found = [
+            one
+            for one in self.decisions(key_id, instance)
+            if one.granted and one.purpose in STARTS
+        ]
+        return found[-1] if found else None
 
     def show(self, name: str) -> Finding:
         """Works for servers in any state; never raises for a bad report.

@@ -151,11 +151,19 @@ class CreateKey(ShowOne):
         _rules(parser, unset=False)
         return parser
 
+    def _own_project(self) -> str:
+        """:raises CommandError: not logged in to a project."""
+        access = self.app.client_manager.auth_ref
+        project = getattr(access, "project_id", None)
+        if not project:
+            raise exceptions.CommandError(
+                "you are not logged in to a project; name it with --project"
+            )
+        return str(project)
+
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         args = parsed_args
-        projects = args.project or [
-            self.app.client_manager.auth_ref.project_id
-        ]
+        projects = args.project or [self._own_project()]
         rules = Rules(
             projects=tuple(projects),
             level=args.level,

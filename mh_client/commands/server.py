@@ -23,6 +23,8 @@ from mh_client.servers import Finding
 def _verdict(found: Finding) -> str:
     if found.trusted:
         return "trusted: verified by this client"
+    if found.verified:
+        return "not running; its last start was verified by this client"
     if found.judgement is not None:
         return "NOT TRUSTED: the VM report does not hold"
     if found.problem:

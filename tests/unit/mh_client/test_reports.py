@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mh_client.attest import Authority
+from mh_client.audit import GRANTED, Entry, entry
 from mh_client.images import TrustedImage
 from mh_client.reports import CHECKS, Judgement, judge
 from mh_core import jose
@@ -85,6 +86,13 @@ class Bench:
             started_at=int(time.time()),
             measured={"ciphertext": "ok"},
         )
+        self.granted: Entry | None = entry(
+            {
+                "event": GRANTED,
+                "time": int(time.time()),
+                "request_digest": "44" * 32,
+            }
+        )
         self.authority = Authority(
             ISSUER,
             "https://attest.test",
@@ -125,6 +133,7 @@ class Bench:
             image=self.image,
             kms_origin=ORIGIN,
             levels=("trusted",),
+            granted=self.granted,
         )
 
 
@@ -159,6 +168,7 @@ CLAIMS: list[tuple[dict[str, Any], str, str]] = [
         "client.report.measured",
     ),
     ({"started_at": 1}, "host", "client.report.time"),
+    ({"request_digest": "77" * 32}, "current", "client.report.current"),
 ]
 
 
@@ -272,7 +282,16 @@ def test_the_certificate_must_have_been_valid_then(bench: Bench) -> None:
     bench.claims = replace(bench.claims, started_at=int(moment.timestamp()))
     report = bench.token(iat=int(moment.timestamp()))
     found = bench.judge(bench.document(report=report))
-    assert events(found) == {"host": "core.akcert.validity"}
+    assert events(found) == {
+        "host": "core.akcert.validity",
+        "current": "client.report.current",
+    }
+
+
+def test_no_key_was_released(bench: Bench) -> None:
+    bench.granted = None
+    found = bench.judge(bench.document())
+    assert events(found) == {"current": "client.report.release"}
 
 
 JSON = st.recursive(
