@@ -42,6 +42,8 @@ OWN_NAMESPACES = {
     "mh_scheduler.filters",
 }
 MAX_LINES = 400
+# a test module may hold one long table of cases
+MAX_TEST_LINES = 800
 # none; a file that grows longer is two files
 LONGER: frozenset[str] = frozenset()
 PROTOCOL = ROOT / "doc/source/reference/protocol.rst"
@@ -102,11 +104,15 @@ def test_every_source_file_has_the_licence_header() -> None:
     assert bare == []
 
 
+def _most(path: pathlib.Path) -> int:
+    return MAX_TEST_LINES if _name(path).startswith("tests/") else MAX_LINES
+
+
 def test_no_source_file_is_long() -> None:
     long = {
         _name(path)
         for path in _files(".py")
-        if len(path.read_text().splitlines()) > MAX_LINES
+        if len(path.read_text().splitlines()) > _most(path)
     }
     assert long == LONGER
 
@@ -202,18 +208,13 @@ def test_every_driver_has_a_security_contract(group: str) -> None:
 
 def _documented() -> set[tuple[str, str]]:
     """(method, path) of every row of the protocol page's tables."""
-    found = set()
-    for line in PROTOCOL.read_text().splitlines():
-        if not line.startswith("``"):
-            continue
-        cell = re.split(r"\s{2,}", line, maxsplit=1)[0]
-        method = ""
-        for text in re.findall(r"``([^`]+)``", cell):
-            words = text.split()
-            if len(words) == 2:
-                method = words[0]
-            found.add((method, words[-1]))
-    return found
+    request = re.compile(r"``(GET|POST|PUT|DELETE) (/[^ `]+)``")
+    return {
+        (method, path)
+        for line in PROTOCOL.read_text().splitlines()
+        if line.startswith("``")
+        for method, path in request.findall(line)
+    }
 
 
 def _plain(path: str) -> str:
