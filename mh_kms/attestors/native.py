@@ -34,7 +34,7 @@ from mh_kms.attestors.base import Attestor, Pending, Question
 from mh_kms.release_policy import Authority
 
 _ANSWER = "kms.authority.answer"
-_EVENT_ID = re.compile(r"[a-z0-9][a-z0-9.\-]{0,127}")
+_EVENT_ID = re.compile(r"(?=.{1,128}\Z)[a-z0-9\-]+(\.[a-z0-9\-]+)+")
 _REFUSALS = frozenset((400, 403, 404, 409))
 
 
@@ -118,29 +118,50 @@ class NativeAttestor(Attestor):
                 "kms.authority.not-listed",
                 "the authority is not in [authority] tokens of this server",
             )
+        data = canonical_json(body)
         try:
-            with self._session().post(
-                authority.url + path,
-                data=canonical_json(body),
-                headers={
-                    "Authorization": "Bearer " + token.reveal().decode(),
-                    "Content-Type": "application/json",
-                },
-                verify=self._verify,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                status = response.status_code
-                data = _bounded(response)
-        except requests.RequestException:
+            status, answer = self._exchange(authority.url + path, data, token)
+        except (requests.ConnectionError, requests.Timeout):
             # Not chained: the library's message names what was sent where.
             raise _silent("does not answer") from None
+        except requests.RequestException:
+            raise _silent("does not speak HTTP") from None
         if status == 200:
-            return Fields(parse_json(data), _ANSWER)
+            return Fields(parse_json(answer), _ANSWER)
         if status in _REFUSALS:
-            raise _refusal(data)
+            raise _refusal(answer)
         raise _silent(f"answers with status {status}")
+
+    def _exchange(
+        self, url: str, data: bytes, token: Secret
+    ) -> tuple[int, bytes]:
+        """Status and body; a connection that went stale is made anew."""
+        kept = getattr(self._local, "session", None) is not None
+        try:
+            return self._once(url, data, token)
+        except requests.Timeout:
+            raise
+        except requests.ConnectionError:
+            if not kept:
+                raise
+            self._local.session.close()
+            self._local.session = None
+            return self._once(url, data, token)
+
+    def _once(self, url: str, data: bytes, token: Secret) -> tuple[int, bytes]:
+        with self._session().post(
+            url,
+            data=data,
+            headers={
+                "Authorization": "Bearer " + token.reveal().decode(),
+                "Content-Type": "application/json",
+            },
+            verify=self._verify,
+            timeout=self._timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return response.status_code, _bounded(response)
 
 
 def _read_token(path: str) -> Secret:
@@ -167,15 +188,14 @@ def _bounded(response: requests.Response) -> bytes:
 
 def _refusal(data: bytes) -> MHError:
     """The authority's "no", under its own event id."""
-    event = ""
+    event: Any = None
     try:
         document = parse_json(data, 65536)
-        if isinstance(document, dict) and isinstance(
-            document.get("error"), dict
-        ):
-            event = str(document["error"].get("event"))
+        if isinstance(document, dict):
+            error = document.get("error")
+            event = error.get("event") if isinstance(error, dict) else None
     except InputError:
-        event = ""
-    if not _EVENT_ID.fullmatch(event):
+        event = None
+    if not isinstance(event, str) or not _EVENT_ID.fullmatch(event):
         event = "kms.authority.refused"
     return VerificationError(event, "the authority refused")

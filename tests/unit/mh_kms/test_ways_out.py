@@ -91,7 +91,7 @@ def test_secrets_are_revealed_in_few_places() -> None:
         "transport.py:unwrap",
         "transport.py:load",
         "db/tokens.py:add",
-        "attestors/native.py:_post",
+        "attestors/native.py:_once",
         "cmd/manage.py:_write",
         "cmd/manage.py:token_create",
     }
