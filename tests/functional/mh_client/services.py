@@ -191,6 +191,10 @@ class Glance:
     def answer(
         self, method: str, path: Sequence[str], query: str, body: bytes
     ) -> tuple[int, Any]:
+        if path == [""]:
+            return 300, self._versions()
+        if path[0] == "v2":
+            path = path[1:]
         if method == "POST":
             made = {**json.loads(body), "status": "queued"}
             if made["id"] in self.images:
@@ -213,6 +217,11 @@ class Glance:
             del self.images[path[1]]
             return 204, None
         return 200, image
+
+    def _versions(self) -> dict[str, Any]:
+        link = {"rel": "self", "href": f"{self.url}/v2/"}
+        version = {"id": "v2.9", "status": "CURRENT", "links": [link]}
+        return {"versions": [version]}
 
     def _store(self, image: dict[str, Any], body: bytes) -> None:
         if self.fail == "bytes":
