@@ -350,3 +350,100 @@ def test_the_catalogue_follows_constants_and_marks_what_is_open() -> None:
     )
     assert set(found) == {"agent.thing.sort", "agent.thing.<name>"}
     assert found["agent.thing.sort"].messages == {"a reason"}  # type: ignore[attr-defined]
+
+
+def _pages() -> list[pathlib.Path]:
+    return [ROOT / "README.rst", *_files(".rst")]
+
+
+def test_every_file_that_the_documentation_names_is_there() -> None:
+    path = re.compile(r"``((?:mh_[a-z]+|tests|tools|etc|doc)/[\w/.\-]+)``")
+    missing = {
+        (_name(page), name)
+        for page in _pages()
+        for name in path.findall(page.read_text())
+        if not (ROOT / name).exists()
+    }
+    assert missing == set()
+
+
+def _options() -> dict[str, set[str]]:
+    """Options of our own by group, from every ``oslo.config.opts``."""
+    program = (
+        "import importlib, sys\n"
+        "for target in sys.argv[1:]:\n"
+        "    module, _, name = target.partition(':')\n"
+        "    made = getattr(importlib.import_module(module), name)()\n"
+        "    for group, options in made:\n"
+        "        for option in options:\n"
+        "            print(getattr(group, 'name', group), option.dest)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            *_entry_points()["oslo.config.opts"].values(),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        group, option = line.split()
+        found.setdefault(group, set()).add(option)
+    return found
+
+
+def _settings(text: str) -> set[tuple[str, str]]:
+    """(group, option) of the configuration files shown in a page."""
+    group, found = "", set()
+    for line in text.splitlines():
+        if not line.startswith("    "):
+            group = "" if line.strip() else group
+        elif head := re.fullmatch(r" +\[(\w+)\]", line):
+            group = head[1]
+        elif group and (one := re.match(r" +(\w+) = ", line)):
+            found.add((group, one[1]))
+    return found
+
+
+def test_every_setting_in_the_installation_guide_exists() -> None:
+    options = _options()
+    shown = {
+        setting
+        for page in (ROOT / "doc/source/install").glob("*.rst")
+        if page.name != "client.rst"
+        for setting in _settings(page.read_text())
+        if setting[0] in options
+    }
+    assert ("kms", "origin") in shown
+    unknown = {
+        (group, option)
+        for group, option in shown
+        if option not in options[group]
+    }
+    assert unknown == set()
+
+
+def test_every_name_of_an_event_in_the_documentation_exists() -> None:
+    events = _events()
+    known = set(events.catalogue())
+    open_ended = {one.partition("<")[0] for one in known if "<" in one}
+    prefixes = {one.rpartition(".")[0] for one in known}
+    missing = {
+        (_name(page), name)
+        for page in _pages()
+        if page.name not in ("events.rst", "protocol.rst")
+        for name in re.findall(
+            r"``([a-z]+(?:\.[a-z0-9-]+){2,})``", page.read_text()
+        )
+        if name.split(".")[0] in events.WHO
+        and name not in known | prefixes
+        and not any(name.startswith(start) for start in open_ended)
+    }
+    assert missing == set()
