@@ -16,17 +16,15 @@ no address connected to but the one that was checked, no more than
 :data:`MAX_ANSWER` bytes read, and no longer than the time allowed.
 """
 
+import contextlib
+import http.client
 import ipaddress
 import re
 import socket
 import ssl
-import time
-from dataclasses import dataclass, field
-from typing import Any
+import threading
+from dataclasses import dataclass
 from urllib.parse import urlsplit
-
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from mh_core.errors import Denied, Unavailable
 
@@ -130,7 +128,6 @@ class Answer:
     body: bytes
 
 
-@dataclass
 class Server:
     """A connection to one origin, kept open for the requests of one job.
 
@@ -141,90 +138,111 @@ class Server:
     :param who: what its event ids start with, e.g. ``agent.kms``.
     """
 
-    origin: Origin
-    address: str
-    ca_file: str
-    timeout: int
-    who: str
-    _pool: Any = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        timeout = urllib3.Timeout(self.timeout)
-        if self.origin.scheme == "http":
-            self._pool = urllib3.HTTPConnectionPool(
-                self.address,
-                self.origin.port,
-                timeout=timeout,
-                maxsize=1,
-                retries=False,
-            )
-            return
-        self._pool = urllib3.HTTPSConnectionPool(
-            self.address,
-            self.origin.port,
-            timeout=timeout,
-            maxsize=1,
-            retries=False,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=self.ca_file or None,
-            ssl_minimum_version=ssl.TLSVersion.TLSv1_2,
-            server_hostname=self.origin.host,
-            assert_hostname=self.origin.host,
-        )
+    def __init__(
+        self,
+        origin: Origin,
+        address: str,
+        ca_file: str,
+        timeout: int,
+        who: str,
+    ) -> None:
+        self._origin = origin
+        self._address = address
+        self._ca_file = ca_file
+        self._timeout = timeout
+        self._who = who
+        self._socket: socket.socket | None = None
+        self._connection: http.client.HTTPConnection | None = None
 
     def post(self, path: str, body: bytes, content_type: str) -> Answer:
         """:raises Denied: ``<who>.redirect``, ``<who>.answer``.
         :raises Unavailable: ``<who>.unavailable``."""
-        deadline = time.monotonic() + self.timeout
-        name = str(self.origin)
+        # A timeout of the socket is one for each read: a server that sends
+        # a byte now and then would never meet it.
+        watch = threading.Timer(self._timeout, self._cut)
+        watch.daemon = True
+        watch.start()
         try:
-            response = self._pool.urlopen(
-                "POST",
-                path,
-                body=body,
-                headers={
-                    "Host": name.split("://", 1)[1],
-                    "Content-Type": content_type,
-                    "Accept": "application/json, application/jose",
-                    "Accept-Encoding": "identity",
-                    "User-Agent": "mh-agent",
-                },
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                return self._read(response, deadline)
-            finally:
-                response.release_conn()
-        except (HTTPError, OSError) as exc:
+            return self._post(path, body, content_type)
+        except (OSError, http.client.HTTPException, ValueError) as exc:
             self.close()
             raise Unavailable(
-                self.who + ".unavailable",
-                f"{name} does not answer ({type(exc).__name__})",
+                self._who + ".unavailable",
+                f"{self._origin} does not answer ({type(exc).__name__})",
             ) from exc
+        finally:
+            watch.cancel()
 
-    def _read(self, response: Any, deadline: float) -> Answer:
+    def _post(self, path: str, body: bytes, content_type: str) -> Answer:
+        if self._connection is None or self._connection.sock is None:
+            self._connection = self._connect()
+        self._connection.request(
+            "POST",
+            path,
+            body,
+            {
+                "Host": str(self._origin).split("://", 1)[1],
+                "Content-Type": content_type,
+                "Accept": "application/json, application/jose",
+                "Accept-Encoding": "identity",
+                "User-Agent": "mh-agent",
+            },
+        )
+        response = self._connection.getresponse()
         if 300 <= response.status < 400:
             self.close()
             raise Denied(
-                self.who + ".redirect",
-                f"{self.origin} answers with a redirect; none is followed",
+                self._who + ".redirect",
+                f"{self._origin} answers with a redirect; none is followed",
             )
-        body = b""
-        while chunk := response.read(65536):
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                response.close()
-                raise Denied(
-                    self.who + ".answer", f"{self.origin} answers too much"
-                )
-            if time.monotonic() > deadline:
-                response.close()
-                raise Unavailable(
-                    self.who + ".unavailable", f"{self.origin} is too slow"
-                )
-        return Answer(int(response.status), body)
+        data = response.read(MAX_ANSWER + 1)
+        if len(data) > MAX_ANSWER:
+            self.close()
+            raise Denied(
+                self._who + ".answer", f"{self._origin} answers too much"
+            )
+        if response.length:
+            raise http.client.IncompleteRead(data)
+        return Answer(response.status, data)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        """To the checked address; verified for the origin's name."""
+        self.close()
+        plain = socket.create_connection(
+            (self._address, self._origin.port), self._timeout
+        )
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = plain
+        if self._origin.scheme == "https":
+            context = ssl.create_default_context(cafile=self._ca_file or None)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            tls = context.wrap_socket(
+                plain,
+                server_hostname=self._origin.host,
+                do_handshake_on_connect=False,
+            )
+            self._socket = tls
+            tls.do_handshake()
+        connection = http.client.HTTPConnection(
+            self._origin.host, self._origin.port
+        )
+        # an open socket is used as it is; a closed one is not opened again
+        connection.auto_open = 0
+        connection.sock = self._socket
+        return connection
+
+    def _cut(self) -> None:
+        """The time is over: whoever waits for this socket is woken."""
+        open_socket = self._socket
+        if open_socket is not None:
+            with contextlib.suppress(OSError):
+                # of the socket below: TLS would wait for its own farewell
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._pool.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
