@@ -74,7 +74,9 @@ class LyingServer:
         )
         port = self._server.server_address[1]
         self.origin = f"https://127.0.0.1:{port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,)
+        )
         self._thread.start()
 
     def stop(self) -> None:
