@@ -272,7 +272,7 @@ def test_refused_at_launch(
             world.admin.compute.delete_flavor(flavor)
         if what == "kernel":
             world.admin.image.patch(
-                f"/v2/images/{image_id}",
+                f"/images/{image_id}",
                 json=[
                     {"op": "remove", "path": "/kernel_id"},
                     {"op": "remove", "path": "/ramdisk_id"},

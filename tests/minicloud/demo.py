@@ -21,7 +21,7 @@ import typing
 from tests.minicloud import layout
 from tests.minicloud.cloud import Cloud
 from tests.minicloud.process import CloudError
-from tests.minicloud.refusals import REFUSALS, try_one
+from tests.minicloud.refusals import load, try_one
 from tests.minicloud.report import Report
 from tests.minicloud.searches import Searches
 from tests.minicloud.story import Story
@@ -68,7 +68,7 @@ def play(report: Report, product: TrustedCloud) -> None:
                 why = f"after a step that failed: {error}"
     searches = Searches(story)
     _each(report, "search", searches.while_running(), why)
-    for one in REFUSALS:
+    for one in load():
         name = f"{one.name}: by the {one.by}"
         if why:
             report.missing("refusal", name, why)

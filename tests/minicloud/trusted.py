@@ -156,6 +156,9 @@ class TrustedCloud:
     :param cloud: not started yet.
     """
 
+    #: On the operator's list all the same, so that the address is judged.
+    LINK_LOCAL = "https://169.254.169.254"
+
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         self.base = cloud.base
@@ -163,7 +166,7 @@ class TrustedCloud:
         self.operator = self.base / "operator"
         self.workstation = self.base / "workstation"
         self.stranger = self.base / "stranger"
-        self.origins = [KMS_ORIGIN, PROXY_ORIGIN]
+        self.origins = [KMS_ORIGIN, PROXY_ORIGIN, self.LINK_LOCAL]
         self._leaves: dict[str, Leaf] = {}
 
     # -- the whole

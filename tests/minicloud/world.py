@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import hashlib
 import pathlib
 import re
 import secrets
@@ -31,6 +32,7 @@ import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from mh_nova.agent.tpm import Tpm
 from tests.minicloud import bootimage, guest
 from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
@@ -86,6 +88,9 @@ class World:
     :param product: started.
     """
 
+    #: Longest time the scheduler's cache holds an answer, seconds.
+    CACHE = 3.5
+
     def __init__(self, product: TrustedCloud) -> None:
         self.product = product
         self.cloud = product.cloud
@@ -99,6 +104,8 @@ class World:
         )
         self.servers: list[typing.Any] = []
         self.operator = self._operator()
+        self._second: TrustedImage | None = None
+        self._kept: typing.Any = None
 
     def _rest(self, origin: str, token: pathlib.Path) -> Rest:
         return Rest(origin, self.product.ca, token.read_text().strip())
@@ -190,7 +197,7 @@ class World:
         token: str,
         marker: bytes,
     ) -> TrustedImage:
-        document = self.tenant.image.get(f"/v2/images/{image_id}").json()
+        document = self.tenant.image.get(f"/images/{image_id}").json()
         return TrustedImage(
             id=image_id,
             name=document["name"],
@@ -318,14 +325,13 @@ class World:
     def agent_ready(self, node: Node) -> None:
         """Wait until a host is offered for trusted launches again."""
 
-        def test() -> bool:
-            trust = self.attest(
-                "POST", "/v1/hosts/trust", {"hosts": [node.name]}
-            )
-            return bool(trust["hosts"][node.name]["level"] == "trusted")
-
-        wait_for(f"{node.name} trusted", test, 60)
+        wait_for(
+            f"{node.name} trusted",
+            lambda: self.level(node) == "trusted",
+            60,
+        )
         self.wait_trait(node, True)
+        self.pause(self.CACHE)
 
     def wait_trait(self, node: Node, present: bool) -> None:
         """Wait for CUSTOM_MH_TRUSTED_LAUNCH to be set or withdrawn."""
@@ -369,6 +375,97 @@ class World:
         if record.exists():
             found.append(f"{node.name}: agent record")
         return found
+
+    def level(self, node: Node) -> str:
+        """What the attestation server thinks of a host now."""
+        trust = self.attest("POST", "/v1/hosts/trust", {"hosts": [node.name]})
+        return str(trust["hosts"][node.name]["level"])
+
+    def device(self, node: Node) -> tuple[Tpm, str]:
+        """A node's TPM as its root can use it, and its AK certificate."""
+        state = node.folder / "var/lib/mystery-hill/agent"
+        certificate = state / "ak-certificate.pem"
+        lock = self.cloud.where.tmp / f"{node.name}-tpm.lock"
+        return (
+            Tpm(node.tpm.tcti, str(lock)),
+            certificate.read_text() if certificate.exists() else "",
+        )
+
+    @property
+    def glance_store(self) -> pathlib.Path:
+        return self.cloud.where.glance_store
+
+    def forget_base(self, image_id: str) -> None:
+        """Take an image out of host 1's cache."""
+        name = hashlib.sha1(image_id.encode()).hexdigest()  # noqa: S324
+        for path in (self.node1.folder / "instances/_base").glob(name + "*"):
+            path.unlink()
+
+    def second(self, image: TrustedImage) -> TrustedImage:
+        """Another image under the same key, made once."""
+        if self._second is None:
+            self._second = self.create_image("second", {"id": image.key_id})
+        return self._second
+
+    def compute(self, foul: bool) -> None:
+        """Run the honest nova-compute on host 1, or the operator's own."""
+        command = ["mh-nova-compute"]
+        if foul:
+            command = ["python", "-m", "tests.minicloud.foul_compute"]
+        if self.node1.options.command != command:
+            self.node1.options.command = command
+            self.cloud.restart_compute(self.node1)
+            self.cloud.wait_computes()
+            self.agent_ready(self.node1)
+
+    # -- a server that is stopped and started ----------------------------
+
+    def stopped(self, image: TrustedImage) -> typing.Any:
+        """A trusted server that has run, now off; kept for more cases."""
+        if self._kept is None:
+            self._kept = self.boots("kept", image)
+            self.servers.remove(self._kept)
+        found = self.admin.compute.get_server(self._kept.id)
+        if found.status == "ACTIVE":
+            self.tenant.compute.stop_server(found.id)
+        return guest.wait_status(self.admin, found, "SHUTOFF")
+
+    def refused_start(self, server: typing.Any) -> str:
+        """Start it, and what ``openstack trusted server show`` says."""
+        self.tenant.compute.start_server(server.id)
+        self._idle(server)
+        shown = self.product.answer(
+            "tenant", "trusted", "server", "show", server.id
+        )
+        if shown["status"] == "ACTIVE":
+            raise CloudError(f"it started: {shown}")
+        return str(shown["reason"])
+
+    def starts(self, server: typing.Any, image: TrustedImage) -> None:
+        """Start it, and see the guest's own line."""
+        found = self.admin.compute.get_server(server.id)
+        if found.status == "ERROR":
+            self.admin.compute.reset_server_state(server.id, "stopped")
+        self.tenant.compute.start_server(server.id)
+        guest.wait_status(self.admin, server, "ACTIVE")
+        guest.wait_console(self.admin, server, image.token)
+
+    def _idle(self, server: typing.Any) -> None:
+        wait_for(
+            "the end of the task",
+            lambda: (
+                self.admin.compute.get_server(server.id).task_state is None
+            ),
+            60,
+        )
+
+    def close(self) -> None:
+        """Delete what is left, and be honest again."""
+        if self._kept is not None:
+            self.delete(self._kept)
+            self._kept = None
+        self.delete_all()
+        self.compute(foul=False)
 
     @staticmethod
     def pause(seconds: float) -> None:
