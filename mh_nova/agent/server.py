@@ -114,10 +114,21 @@ class Server:
             with connection:
                 answer = canonical_json(self._answer(connection))
                 connection.sendall(_LENGTH.pack(len(answer)) + answer)
+                self._drain(connection)
         except OSError:
             LOG.info("%s.gone: the caller went away", EVENT)
         finally:
             self._slots.release()
+
+    @staticmethod
+    def _drain(connection: socket.socket) -> None:
+        """Read what was refused unread: a close would discard the answer
+        that the caller has yet to read."""
+        connection.settimeout(1.0)
+        connection.shutdown(socket.SHUT_WR)
+        left = MAX_JSON
+        while left > 0 and (part := connection.recv(65536)):
+            left -= len(part)
 
     def _answer(self, connection: socket.socket) -> dict[str, Any]:
         try:
