@@ -418,6 +418,10 @@ class World:
             self.cloud.wait_computes()
             self.agent_ready(self.node1)
 
+    def running_guests(self) -> list[str]:
+        """Uuids of the guests that run on host 1."""
+        return self.node1.virsh("list", "--uuid").stdout.split()
+
     # -- a server that is stopped and started ----------------------------
 
     def stopped(self, image: TrustedImage) -> typing.Any:
