@@ -486,7 +486,7 @@ class World:
                 )
                 for layer in ("overlay", "base")
             ),
-            (f"<uuid>{old}", f"<uuid>{self.instance}"),
+            (old, self.instance),
         ):
             assert a in text
             text = text.replace(a, b)
