@@ -40,6 +40,9 @@ from mh_core.errors import (
 
 LOG = logging.getLogger(__name__)
 
+#: Quarters of the limit that are read of a body beyond it, and dropped.
+DRAIN = 16
+
 STATUS: dict[type[MHError], int] = {
     InputError: 400,
     Unauthorized: 401,
@@ -133,6 +136,11 @@ def _body(req: Any) -> Any:
     if req.method not in ("POST", "PUT"):
         return None
     if (req.content_length or 0) > MAX_JSON:
+        # Closing with some unread would reset the connection, and the
+        # caller would not learn why; but nobody reads for ever.
+        for _part in range(DRAIN):
+            if not req.bounded_stream.read(MAX_JSON // 4):
+                break
         raise TooLarge("attest.api.too-large", "the body is over 2 MiB")
     return parse_json(req.bounded_stream.read(MAX_JSON + 1))
 

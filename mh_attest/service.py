@@ -204,9 +204,8 @@ class Service:
         if host is None:
             return
         expires = asked_at + self.conf.trust.max_age
-        if policy_print(host_policies.get(connection, host.group)) != (
-            appraisal.policy
-        ):
+        now_allowed = policy_print(host_policies.get(connection, host.group))
+        if appraisal.proof is not None and appraisal.policy != now_allowed:
             expires = 0
         hosts.set_state(
             connection,

@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config-file",
-        default="/etc/mystery-hill/mh-attest.conf",
+        default="/etc/mh-attest/mh-attest.conf",
         help="the configuration file",
     )
     nouns = parser.add_subparsers(required=True, metavar="NOUN")

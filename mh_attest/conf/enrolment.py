@@ -19,7 +19,7 @@ GROUP = cfg.OptGroup("enrolment", title="Enrolment")
 OPTS = [
     cfg.StrOpt(
         "ek_ca_dir",
-        default="/etc/mystery-hill/ek-ca",
+        default="/etc/mh-attest/ek-ca",
         help="Directory of PEM files (*.pem, *.crt): the certificates of "
         "the TPM manufacturers that EKs are accepted from. Self-signed "
         "ones are roots, others intermediates. An empty directory admits "

@@ -24,7 +24,7 @@ from mh_attest.deploy import Application, deploy
 
 def _make() -> Application:
     path = os.environ.get(
-        conf_module.CONFIG_FILE_ENV, "/etc/mystery-hill/mh-attest.conf"
+        conf_module.CONFIG_FILE_ENV, "/etc/mh-attest/mh-attest.conf"
     )
     conf = conf_module.load([path])
     log.setup(conf)

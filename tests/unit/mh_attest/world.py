@@ -104,7 +104,7 @@ class World:
         return next(url for url, one in self.hosts.items() if one is host)
 
     def enrol(
-        self, host: SoftHost, status: int = 201, **changes: Any
+        self, host: SoftHost, status: int = 201, /, **changes: Any
     ) -> dict[str, Any]:
         body = {
             "host": host.tpm.host,
