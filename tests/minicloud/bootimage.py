@@ -90,11 +90,12 @@ def boot_sector() -> bytes:
     return bytes(code.bytes)
 
 
-def partition_entry(first: int, count: int, kind: int = 0x83) -> bytes:
-    """An active MBR partition; Glance refuses an MBR without any."""
-    return struct.pack(
-        "<BBBBBBBB", 0x80, 0, 2, 0, kind, 0, 2, 0
-    ) + struct.pack("<II", first, count)
+def partition_entry(
+    first: int, count: int, *, kind: int = 0x83, active: bool = True
+) -> bytes:
+    """A partition of an MBR; Glance refuses an MBR without any."""
+    state = 0x80 if active else 0
+    return struct.pack("<8BII", state, 0, 2, 0, kind, 0, 2, 0, first, count)
 
 
 def build(token: bytes, size: int = 1 << 20, marker: bytes = b"") -> bytes:
