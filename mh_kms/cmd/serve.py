@@ -63,22 +63,28 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mh-kms-serve: {exc}", file=sys.stderr)
         return 1
     os.environ[VARIABLE] = os.path.abspath(options.config_file)
-    server = Granian(
-        "mh_kms.cmd.serve:load",
-        factory=True,
-        address=conf.server.bind_host,
-        port=conf.server.bind_port,
-        interface=Interfaces.WSGI,
-        workers=1,
-        blocking_threads=conf.server.threads,
-        http=HTTPModes.http1,
-        websockets=False,
-        ssl_cert=certificate,
-        ssl_key=key,
-        log_level=LogLevels.error,
-        workers_kill_timeout=_GRACE,
-    )
-    server.serve()
+    try:
+        server = Granian(
+            "mh_kms.cmd.serve:load",
+            factory=True,
+            address=conf.server.bind_host,
+            port=conf.server.bind_port,
+            interface=Interfaces.WSGI,
+            workers=1,
+            blocking_threads=conf.server.threads,
+            http=HTTPModes.http1,
+            websockets=False,
+            ssl_cert=certificate,
+            ssl_key=key,
+            log_level=LogLevels.error,
+            workers_kill_timeout=_GRACE,
+        )
+        server.serve()
+    except (RuntimeError, OSError) as exc:
+        # Address in use, or no usable certificate; the rest is a stack.
+        first = str(exc).split("\n", 1)[0]
+        print(f"mh-kms-serve: cannot serve: {first}", file=sys.stderr)
+        return 1
     return 0
 
 

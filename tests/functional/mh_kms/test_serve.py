@@ -18,6 +18,7 @@ import pathlib
 import signal
 import socket
 import ssl
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -351,3 +352,18 @@ def test_does_not_start_without_what_it_needs(
     kek.unlink()
     with pytest.raises(AssertionError, match="kms.key-store.kek"):
         own.start()
+
+
+def test_an_address_in_use_is_said_so(site: Site, own: KmsServer) -> None:
+    own.end()
+    text = own.config.read_text()
+    own.config.write_text(
+        text.replace(f"bind_port = {own.port}", f"bind_port = {site.kms.port}")
+    )
+    own.port = site.kms.port
+    done = subprocess.run(
+        own.command("serve"), capture_output=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert b"cannot serve: Address already in use" in done.stderr
+    assert b"Traceback" not in done.stderr
