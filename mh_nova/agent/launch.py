@@ -18,59 +18,43 @@ them, and writes every decision to the audit log before it acts on it.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mh_core import manifest
-from mh_core.errors import (
-    Conflict,
-    Denied,
-    MHError,
-    NotFound,
-    Unavailable,
-)
-from mh_core.request import Disk, KeyRequest
-from mh_core.secret import Secret
-from mh_core.vm_report import VmClaims
+from mh_core.errors import Conflict, Denied, MHError
 from mh_nova.agent import admit as admit_module
 from mh_nova.agent import measure as measure_module
-from mh_nova.agent.admit import ExpectedDisk, Facts, admit
-from mh_nova.agent.attempt import (
-    MAX_AGE,
-    Attempt,
-    Attempts,
-    Opened,
-    Stage,
-    Wrapped,
-)
+from mh_nova.agent.admit import Facts, admit
+from mh_nova.agent.attempt import Attempt, Attempts, Opened, Stage
 from mh_nova.agent.bases import Bases
+from mh_nova.agent.facts import (
+    base_path,
+    config_drive_digest,
+    expected_disks,
+    secret_keys,
+    vm_claims,
+)
 from mh_nova.agent.guard import Guard
-from mh_nova.agent.hashing import hash_file
 from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.journal import Journal
-from mh_nova.agent.kms import KeyUrl, KmsClient
-from mh_nova.agent.measure import measure
+from mh_nova.agent.keys import Keys, key_request
+from mh_nova.agent.kms import KmsClient
+from mh_nova.agent.measure import Measured, measure
 from mh_nova.agent.measurers.base import HashedFile, Measurer
 from mh_nova.agent.overlay import Overlays, secret_uuid
 from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG, Root
-from mh_nova.agent.release import open_release
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.secrets import Keeper
-from mh_nova.agent.store import InstanceRecord, Store
+from mh_nova.agent.store import DiskRecord, InstanceRecord, Store
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.launch"
 STARTED = EVENT + ".started"
 GRANTED = "agent.start.granted"
 _SWEEP = 5.0
-#: A config drive larger than this is not looked at, bytes.
-_MAX_DRIVE = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -99,7 +83,13 @@ class Launcher:
         self._p = parts
         self._conf = parts.conf.agent
         self._attempts = Attempts()
-        self._pool = ThreadPoolExecutor(16, thread_name_prefix="key")
+        self._keys = Keys(
+            parts.kms,
+            parts.prover,
+            # challenge and release, each within the time allowed
+            3 * self._conf.timeout + 10,
+            parts.clock,
+        )
         self._stopped = threading.Event()
         self._sweeper = threading.Thread(
             target=self._sweep, name="sweep", daemon=True
@@ -110,7 +100,7 @@ class Launcher:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._keys.stop()
         self._p.bases.close()
 
     def _sweep(self) -> None:
@@ -136,21 +126,22 @@ class Launcher:
             self._p.guard.require()
             if record.host != self._conf.host:
                 raise Denied("agent.prepare.host", "prepared for another host")
-            url = self._p.kms.check_url(
-                record.key_url, record.key_id, record.compat
-            )
+            url = self._keys.check_url(record)
+            there = [self._uuid_of(record, disk) for disk in record.disks]
             record = replace(
                 record,
                 compat=url.compat,
                 disks=tuple(
-                    replace(disk, luks_uuid=found)
-                    for disk in record.disks
-                    for found in [self._uuid_of(record, disk.name, disk)]
+                    replace(disk, luks_uuid=found or disk.luks_uuid)
+                    for disk, found in zip(record.disks, there, strict=True)
                 ),
+                # an instance whose disks exist can still be started where
+                # this attempt, say to fetch its base again, fails
+                made=all(there),
             )
             self._p.store.save_instance(record)
             attempt = Attempt(
-                record, url, self._request(record, url, purpose, ticket)
+                record, url, key_request(record, url, purpose, ticket)
             )
             self._p.journal.write(
                 EVENT + ".prepared",
@@ -161,48 +152,15 @@ class Launcher:
                 key_id=record.key_id,
             )
             self._p.bases.follow(record.image, instance)
-            attempt.key = self._ask(attempt)
+            attempt.key = self._keys.ask(attempt)
             self._attempts.put(attempt)
 
-    def _uuid_of(self, record: InstanceRecord, name: str, disk: Any) -> str:
-        """Of the disk that is there (a resized or migrated one), or the
-        one chosen for the disk to come."""
-        base = self._p.root.base(record.image) if disk.base else None
-        found = self._p.overlays.inspect(record.instance, name, base)
-        return str(disk.luks_uuid) if found is None else found.luks_uuid
-
-    @staticmethod
-    def _request(
-        record: InstanceRecord, url: KeyUrl, purpose: str, ticket: str
-    ) -> KeyRequest:
-        return KeyRequest(
-            key_id=record.key_id,
-            kms_origin=str(url.origin),
-            purpose=purpose,
-            instance=record.instance,
-            project=record.project,
-            user=record.user,
-            host=record.host,
-            image=record.image,
-            manifest_digest=manifest.digest(record.manifest),
-            disks=tuple(
-                Disk(disk.name, disk.luks_uuid) for disk in record.disks
-            ),
-            ticket=ticket,
+    def _uuid_of(self, record: InstanceRecord, disk: DiskRecord) -> str:
+        """LUKS uuid of a disk that is there; empty where it is to come."""
+        found = self._p.overlays.inspect(
+            record.instance, disk.name, base_path(self._p.root, record, disk)
         )
-
-    def _ask(self, attempt: Attempt) -> "Future[Wrapped]":
-        instance, request = attempt.record.instance, attempt.request
-
-        def fetch() -> Wrapped:
-            try:
-                jwe = self._p.kms.fetch(attempt.url, request)
-            except MHError as exc:
-                LOG.warning("%s instance=%s %s", exc.event, instance, exc)
-                raise
-            return Wrapped(jwe, time.monotonic())
-
-        return self._pool.submit(fetch)
+        return "" if found is None else found.luks_uuid
 
     def _give_up(self, instance: str) -> None:
         """End whatever was under way for an instance."""
@@ -243,7 +201,7 @@ class Launcher:
 
     def _make(self, attempt: Attempt) -> None:
         record = attempt.record
-        opened = self._open(attempt)
+        opened = self._keys.open(attempt)
         with self._p.bases.candidate(
             record.image, self._conf.measure_timeout
         ) as hashed:
@@ -259,12 +217,12 @@ class Launcher:
     def _make_disk(
         self,
         record: InstanceRecord,
-        disk: Any,
+        disk: DiskRecord,
         opened: Opened,
-        measured: measure_module.Measured,
+        measured: Measured,
     ) -> None:
         key = opened.payload.overlay_keys[disk.name]
-        base = self._p.root.base(record.image) if disk.base else None
+        base = base_path(self._p.root, record, disk)
         if disk.base and disk.size < measured.manifest.virtual_size:
             raise Denied(
                 "agent.overlay.size",
@@ -277,37 +235,9 @@ class Launcher:
             self._p.overlays.require(record.instance, disk, base)
             self._p.overlays.unlocks(record.instance, disk.name, key)
 
-    def _open(self, attempt: Attempt) -> Opened:
-        """Wait for the key; ask again where it is too old; open it."""
-        wrapped: Wrapped | None = None
-        if attempt.key is not None:
-            try:
-                # challenge and release, each within the time allowed
-                wrapped = attempt.key.result(3 * self._conf.timeout + 10)
-            except FutureTimeout as exc:
-                raise Unavailable(
-                    "agent.kms.unavailable", "the key server is too slow"
-                ) from exc
-            finally:
-                attempt.key = None
-        if wrapped is None or (time.monotonic() - wrapped.obtained > MAX_AGE):
-            wrapped = Wrapped(
-                self._p.kms.fetch(attempt.url, attempt.request),
-                time.monotonic(),
-            )
-        payload = open_release(
-            wrapped.jwe,
-            attempt.request,
-            self._p.prover.unwrap,
-            int(self._p.clock()),
-        )
-        attempt.opened = Opened(attempt.request, payload, time.monotonic())
-        attempt.measured = None
-        return attempt.opened
-
     def _measure(
         self, attempt: Attempt, opened: Opened, hashed: HashedFile
-    ) -> measure_module.Measured:
+    ) -> Measured:
         record = attempt.record
         attempt.measured = measure(
             opened.payload,
@@ -346,7 +276,7 @@ class Launcher:
         record = self._p.store.instance(instance)
         out = []
         for disk in record.disks:
-            base = self._p.root.base(record.image) if disk.base else None
+            base = base_path(self._p.root, record, disk)
             if self._p.overlays.inspect(instance, disk.name, base) is None:
                 continue
             out.append(
@@ -394,13 +324,11 @@ class Launcher:
             raise Conflict(
                 "agent.start.not-made", "the instance's disks are not made"
             )
-        url = self._p.kms.check_url(
-            record.key_url, record.key_id, record.compat
-        )
+        url = self._keys.check_url(record)
         attempt = Attempt(
             record,
             url,
-            self._request(record, url, purpose, ""),
+            key_request(record, url, purpose, ""),
             stage=Stage.MADE,
         )
         self._attempts.put(attempt)
@@ -412,24 +340,26 @@ class Launcher:
         record = attempt.record
         self._p.guard.require()
         for disk in record.disks:
-            base = self._p.root.base(record.image) if disk.base else None
+            base = base_path(self._p.root, record, disk)
             self._p.overlays.require(record.instance, disk, base)
         opened = attempt.opened
         if opened is None or not opened.fresh():
-            opened = self._open(attempt)
+            opened = self._keys.open(attempt)
         with self._p.bases.base(record.image) as hashed:
             # the base, or the policy, may have changed since the last start
             measured = self._measure(attempt, opened, hashed)
         facts = Facts(
             instance=record.instance,
             purpose=purpose,
-            disks=self._expected(record),
+            disks=expected_disks(self._p.root, record),
             policies=(
                 measured.manifest.launch_policy,
                 opened.payload.launch_policy,
             ),
             config_drive=self._p.root.disk(record.instance, CONFIG_DRIVE),
-            config_drive_sha256=self._config_drive(record.instance),
+            config_drive_sha256=config_drive_digest(
+                self._p.root, record.instance
+            ),
             user_data_digest=record.user_data_digest,
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
@@ -447,50 +377,9 @@ class Launcher:
             request=opened.request.digest().hex(),
             kms_audit=opened.payload.audit,
         )
-        self._p.secrets.define(record.instance, self._keys(record, opened))
+        self._p.secrets.define(record.instance, secret_keys(record, opened))
         attempt.stage = Stage.STARTING
         return GRANTED, f"{audit}; key server: {opened.payload.audit}"
-
-    def _expected(self, record: InstanceRecord) -> tuple[ExpectedDisk, ...]:
-        instance = record.instance
-        return tuple(
-            ExpectedDisk(
-                disk.name,
-                self._p.root.disk(instance, disk.name),
-                secret_uuid(instance, disk.name, "overlay"),
-                (
-                    self._p.root.base(record.image),
-                    secret_uuid(instance, disk.name, "base"),
-                )
-                if disk.base
-                else None,
-            )
-            for disk in record.disks
-        )
-
-    @staticmethod
-    def _keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:
-        keys: dict[str, Secret] = {}
-        for disk in record.disks:
-            name = secret_uuid(record.instance, disk.name, "overlay")
-            keys[name] = opened.payload.overlay_keys[disk.name]
-            if disk.base:
-                name = secret_uuid(record.instance, disk.name, "base")
-                keys[name] = opened.payload.dek
-        return keys
-
-    def _config_drive(self, instance: str) -> str:
-        """SHA-256 (hex) of the config drive; empty: none, or too large."""
-        try:
-            fd = self._p.root.open(instance, CONFIG_DRIVE)
-        except NotFound:
-            return ""
-        try:
-            if os.fstat(fd).st_size > _MAX_DRIVE:
-                return ""
-            return hash_file(fd).sha256
-        finally:
-            os.close(fd)
 
     # -- afterwards ------------------------------------------------------
 
@@ -522,24 +411,7 @@ class Launcher:
                 durable=False,
                 domain=attempt.domain_digest,
             )
-            self._p.reporter.submit(self._claims(attempt))
-
-    def _claims(self, attempt: Attempt) -> VmClaims:
-        request, measured = attempt.request, attempt.measured
-        return VmClaims(
-            instance=request.instance,
-            project=request.project,
-            image=request.image,
-            key_id=request.key_id,
-            kms_origin=request.kms_origin,
-            host=request.host,
-            purpose=request.purpose,
-            manifest_digest=request.manifest_digest,
-            domain_digest=attempt.domain_digest,
-            request_digest=request.digest().hex(),
-            started_at=int(self._p.clock()),
-            measured={} if measured is None else measured.verdicts,
-        )
+            self._p.reporter.submit(vm_claims(attempt, int(self._p.clock())))
 
     def forget(self, instance: str) -> None:
         """The instance is gone: secrets, record, what is under way."""

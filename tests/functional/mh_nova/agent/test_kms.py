@@ -26,6 +26,7 @@ from mh_core import jose
 from mh_core.encoding import b64u
 from mh_core.errors import Denied, MHError, Unavailable
 from mh_nova.agent.http import MAX_ANSWER
+from mh_nova.agent.keys import key_request
 from mh_nova.agent.kms import KeyUrl, KmsClient
 from tests.fixture import tls
 from tests.functional.mh_nova.agent.world import KEY_ID, Kms, World
@@ -45,7 +46,7 @@ def ask(world: World, url: str = "", compat: bool = False) -> str:
     client = KmsClient(world.conf, world.prover, world.pending)
     checked = client.check_url(url or world.kms.url, KEY_ID, compat)
     record = world.record()
-    request = world.launcher._request(record, checked, "launch", "")
+    request = key_request(record, checked, "launch", "")
     return client.fetch(checked, request)
 
 
@@ -362,7 +363,7 @@ def test_one_pending_launch_per_key_at_a_time(world: World) -> None:
         client = KmsClient(world.conf, world.prover, world.pending)
         url = client.check_url(world.kms.compat_url, KEY_ID, True)
         request = replace(
-            world.launcher._request(world.record(), url, "launch", ""),
+            key_request(world.record(), url, "launch", ""),
             instance=instance,
         )
         try:

@@ -532,6 +532,22 @@ def test_the_base_is_gone(world: World) -> None:
     world.start("start")
 
 
+def test_a_failed_fetch_does_not_orphan_the_disks(world: World) -> None:
+    world.make()
+    base = world.base.read_bytes()
+    world.base.unlink()
+    world.prepare()
+    world.download(base[:-1])
+    assert refused(world.launcher.make, world.instance, True) == (
+        "agent.measure.size"
+    )
+    # another launch of the image puts the base there
+    first, world.instance = world.instance, world.new_instance()
+    world.make()
+    world.instance = first
+    world.start("start")
+
+
 def test_report(world: World) -> None:
     """Claims go to the attestation server, with a quote over them."""
     world.conf.set_override("attest_url", world.kms.origin, group="agent")

@@ -1,0 +1,99 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""From records to what the decisions and libvirt need; no judgement here."""
+
+import os
+
+from mh_core.errors import NotFound
+from mh_core.secret import Secret
+from mh_core.vm_report import VmClaims
+from mh_nova.agent.admit import ExpectedDisk
+from mh_nova.agent.attempt import Attempt, Opened
+from mh_nova.agent.hashing import hash_file
+from mh_nova.agent.overlay import secret_uuid
+from mh_nova.agent.paths import CONFIG_DRIVE, Root
+from mh_nova.agent.store import DiskRecord, InstanceRecord
+
+#: A config drive larger than this is not looked at, bytes.
+_MAX_DRIVE = 256 * 1024 * 1024
+
+
+def base_path(
+    root: Root, record: InstanceRecord, disk: DiskRecord
+) -> str | None:
+    """Computed, never read from a header; None for a disk without base."""
+    return root.base(record.image) if disk.base else None
+
+
+def expected_disks(
+    root: Root, record: InstanceRecord
+) -> tuple[ExpectedDisk, ...]:
+    """The disks a domain of this instance may have."""
+    out = []
+    for disk in record.disks:
+        path = base_path(root, record, disk)
+        out.append(
+            ExpectedDisk(
+                disk.name,
+                root.disk(record.instance, disk.name),
+                secret_uuid(record.instance, disk.name, "overlay"),
+                None
+                if path is None
+                else (path, secret_uuid(record.instance, disk.name, "base")),
+            )
+        )
+    return tuple(out)
+
+
+def secret_keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:
+    """libvirt secret uuid to disk key."""
+    keys: dict[str, Secret] = {}
+    for disk in record.disks:
+        name = secret_uuid(record.instance, disk.name, "overlay")
+        keys[name] = opened.payload.overlay_keys[disk.name]
+        if disk.base:
+            name = secret_uuid(record.instance, disk.name, "base")
+            keys[name] = opened.payload.dek
+    return keys
+
+
+def config_drive_digest(root: Root, instance: str) -> str:
+    """SHA-256 (hex) of the config drive; empty: none, or too large."""
+    try:
+        fd = root.open(instance, CONFIG_DRIVE)
+    except NotFound:
+        return ""
+    try:
+        if os.fstat(fd).st_size > _MAX_DRIVE:
+            return ""
+        return hash_file(fd).sha256
+    finally:
+        os.close(fd)
+
+
+def vm_claims(attempt: Attempt, now: int) -> VmClaims:
+    """What is reported about a guest that was started."""
+    request, measured = attempt.request, attempt.measured
+    return VmClaims(
+        instance=request.instance,
+        project=request.project,
+        image=request.image,
+        key_id=request.key_id,
+        kms_origin=request.kms_origin,
+        host=request.host,
+        purpose=request.purpose,
+        manifest_digest=request.manifest_digest,
+        domain_digest=attempt.domain_digest,
+        request_digest=request.digest().hex(),
+        started_at=now,
+        measured={} if measured is None else measured.verdicts,
+    )
