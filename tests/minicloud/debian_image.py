@@ -80,7 +80,7 @@ until [ -b /dev/vda2 ] || [ $n -gt 200 ]; do
     n=$((n + 1))
     /bin/busybox sleep 0.05
 done
-/bin/busybox mount -o ro /dev/vda2 /root || echo "MH-DEBIAN-NO-ROOT"
+/bin/busybox mount -t ext4 -o ro /dev/vda2 /root || echo "MH-DEBIAN-NO-ROOT"
 /bin/busybox mount --move /dev /root/dev
 exec /bin/busybox switch_root /root /sbin/init
 """
