@@ -39,7 +39,8 @@ from mh_core.tpm.quote import (
     LABEL_VM,
     extra_data,
 )
-from mh_nova.agent.tpm import BindKey, Identity, Tpm
+from mh_nova.agent.evidence import BindKey, Identity
+from mh_nova.agent.tpm import Tpm
 
 LOG = logging.getLogger(__name__)
 #: Bind keys of this boot that are remembered (one for each PCR state).

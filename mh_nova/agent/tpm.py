@@ -27,49 +27,21 @@ lock for the machine.
 """
 
 import contextlib
-import fcntl
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 # The library's own log prints every refused command to standard error.
 os.environ.setdefault("TSS2_LOG", "all+none")
 
-from tpm2_pytss import (  # noqa: E402
-    ESAPI,
-    ESYS_TR,
-    TPM2_ALG,
-    TPM2_SE,
-    TPM2B_DATA,
-    TPM2B_DIGEST,
-    TPM2B_ECC_POINT,
-    TPM2B_ENCRYPTED_SECRET,
-    TPM2B_ID_OBJECT,
-    TPM2B_PUBLIC,
-    TPM2B_PUBLIC_KEY_RSA,
-    TPM2B_SENSITIVE_CREATE,
-    TPMA_OBJECT,
-    TPMA_SESSION,
-    TPML_PCR_SELECTION,
-    TPMS_CONTEXT,
-    TPMS_ECC_POINT,
-    TPMT_PUBLIC,
-    TPMT_RSA_DECRYPT,
-    TPMT_SIG_SCHEME,
-    TPMT_SYM_DEF,
-    TPMU_SYM_KEY_BITS,
-    TPMU_SYM_MODE,
-    TSS2_Exception,
-)
+import tpm2_pytss as tss  # noqa: E402
 from tpm2_pytss.utils import (  # noqa: E402
     NoSuchIndex,
     NVReadEK,
     create_ek_template,
 )
 
-from mh_core.errors import MHError, Unavailable, VerificationError  # noqa: E402
+from mh_core.errors import Unavailable, VerificationError  # noqa: E402
 from mh_core.evidence import BOUND  # noqa: E402
 from mh_core.tpm.policy import policy_pcr  # noqa: E402
 from mh_core.tpm.public import Public  # noqa: E402
@@ -78,66 +50,20 @@ from mh_core.tpm.quote import (  # noqa: E402
     extra_data,
     verify_certify,
 )
+from mh_nova.agent import response  # noqa: E402
+from mh_nova.agent.evidence import BindKey, Identity, Quote  # noqa: E402
+from mh_nova.agent.lock import MachineLock  # noqa: E402
 
 T = TypeVar("T")
-_OA = TPMA_OBJECT
+_OA = tss.TPMA_OBJECT
 _MADE_HERE = _OA.FIXEDTPM | _OA.FIXEDPARENT | _OA.SENSITIVEDATAORIGIN
 _OPEN = _MADE_HERE | _OA.USERWITHAUTH | _OA.RESTRICTED | _OA.NODA
 # noDA: an unclean stop must not count as a failed try (Part 1, 19.8)
 _AK = _OPEN | _OA.SIGN_ENCRYPT
 _BIND = _MADE_HERE | _OA.DECRYPT | _OA.NODA
 _SALT = _OPEN | _OA.DECRYPT
-#: TPM_RC_PCR_CHANGED (Part 2, 6.6.3): another PCR moved under a session.
-_PCR_CHANGED = 0x128
-#: Format-one codes without handle, session or parameter number.
-_POLICY_FAIL, _POINT, _VALUE = 0x9D, 0xA7, 0x84
 _TRIES = 5
 _LABEL_SALT = "mh/certify/salt/v1"
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the host shows to be enrolled.
-
-    :param ek_certificate: DER.
-    :param ek_public: TPMT_PUBLIC.
-    :param ak_public: TPMT_PUBLIC.
-    """
-
-    ek_certificate: bytes
-    ek_public: bytes
-    ak_public: bytes
-
-
-@dataclass(frozen=True)
-class BindKey:
-    """A bind key and the AK's certification of it.
-
-    :param public: parsed TPMT_PUBLIC; its policy is over ``pcrs``.
-    :param attest: TPMS_ATTEST of TPM2_Certify.
-    :param signature: TPMT_SIGNATURE.
-    """
-
-    public: Public
-    attest: bytes
-    signature: bytes
-    pcrs: dict[int, bytes]
-    context: TPMS_CONTEXT
-
-
-@dataclass(frozen=True)
-class Quote:
-    """TPM2_Quote's answer and the PCR values it covers."""
-
-    attest: bytes
-    signature: bytes
-    pcrs: dict[int, bytes]
-
-
-def _plain(error: TSS2_Exception) -> int:
-    """The response code without its handle/session/parameter bits."""
-    code = int(error.rc) & 0xFFF
-    return code & 0xBF if code & 0x80 else code
 
 
 class Tpm:
@@ -148,35 +74,27 @@ class Tpm:
 
     def __init__(self, tcti: str, lock_file: str) -> None:
         self._tcti = tcti
-        self._lock_file = lock_file
-        self._lock = threading.RLock()
-        self._ak: tuple[Public, TPMS_CONTEXT] | None = None
-        self._salt: TPMS_CONTEXT | None = None
+        self._lock = MachineLock(lock_file)
+        self._ak: tuple[Public, tss.TPMS_CONTEXT] | None = None
+        self._salt: tss.TPMS_CONTEXT | None = None
 
     # -- plumbing --------------------------------------------------------
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[ESAPI]:
+    def _session(self) -> Iterator[tss.ESAPI]:
         """The TPM, ours alone; every failure of it is one of our errors."""
-        with self._lock:
-            fd = os.open(
-                self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+        with self._lock.held():
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                with ESAPI(self._tcti) as tpm:
+                with tss.ESAPI(self._tcti) as tpm:
                     yield tpm
-            except TSS2_Exception as exc:
-                raise Unavailable(
-                    "agent.tpm.unavailable",
-                    f"the TPM refused a command ({int(exc.rc):#x})",
-                ) from exc
-            finally:
-                os.close(fd)
+            except tss.TSS2_Exception as exc:
+                raise response.unavailable(int(exc.rc)) from exc
 
     @staticmethod
     @contextlib.contextmanager
-    def _loaded(tpm: ESAPI, context: TPMS_CONTEXT) -> Iterator[ESYS_TR]:
+    def _loaded(
+        tpm: tss.ESAPI, context: tss.TPMS_CONTEXT
+    ) -> Iterator[tss.ESYS_TR]:
         handle = tpm.context_load(context)
         try:
             yield handle
@@ -185,11 +103,11 @@ class Tpm:
 
     @staticmethod
     def _primary(
-        tpm: ESAPI, template: TPMT_PUBLIC, hierarchy: ESYS_TR
-    ) -> tuple[Public, TPMS_CONTEXT]:
+        tpm: tss.ESAPI, template: tss.TPMT_PUBLIC, hierarchy: tss.ESYS_TR
+    ) -> tuple[Public, tss.TPMS_CONTEXT]:
         handle, public, *_ = tpm.create_primary(
-            TPM2B_SENSITIVE_CREATE(),
-            TPM2B_PUBLIC(publicArea=template),
+            tss.TPM2B_SENSITIVE_CREATE(),
+            tss.TPM2B_PUBLIC(publicArea=template),
             hierarchy,
         )
         try:
@@ -198,25 +116,25 @@ class Tpm:
         finally:
             tpm.flush_context(handle)
 
-    def _with_ak(self, tpm: ESAPI) -> tuple[Public, TPMS_CONTEXT]:
+    def _with_ak(self, tpm: tss.ESAPI) -> tuple[Public, tss.TPMS_CONTEXT]:
         """The AK; made again where a restart has made its context stale."""
         if self._ak is not None:
             try:
                 with self._loaded(tpm, self._ak[1]):
                     return self._ak
-            except TSS2_Exception:
+            except tss.TSS2_Exception:
                 self._ak = None
-        template = TPMT_PUBLIC.parse(
+        template = tss.TPMT_PUBLIC.parse(
             "ecc256:ecdsa-sha256:null", objectAttributes=_AK
         )
-        self._ak = self._primary(tpm, template, ESYS_TR.ENDORSEMENT)
+        self._ak = self._primary(tpm, template, tss.ESYS_TR.ENDORSEMENT)
         return self._ak
 
     def _certify(
-        self, tpm: ESAPI, context: TPMS_CONTEXT, label: str
+        self, tpm: tss.ESAPI, context: tss.TPMS_CONTEXT, label: str
     ) -> tuple[bytes, bytes]:
         ak, ak_context = self._with_ak(tpm)
-        extra = TPM2B_DATA(extra_data(label, b"", ak.name))
+        extra = tss.TPM2B_DATA(extra_data(label, b"", ak.name))
         with (
             self._loaded(tpm, ak_context) as signer,
             self._loaded(tpm, context) as thing,
@@ -225,9 +143,9 @@ class Tpm:
                 thing,
                 signer,
                 extra,
-                TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
-                session1=ESYS_TR.PASSWORD,
-                session2=ESYS_TR.PASSWORD,
+                tss.TPMT_SIG_SCHEME(scheme=tss.TPM2_ALG.NULL),
+                session1=tss.ESYS_TR.PASSWORD,
+                session2=tss.ESYS_TR.PASSWORD,
             )
             return bytes(attest), bytes(signature.marshal())
 
@@ -242,7 +160,7 @@ class Tpm:
         with self._session() as tpm:
             return self._with_ak(tpm)[0]
 
-    def _ek_template(self, tpm: ESAPI) -> tuple[bytes, TPM2B_PUBLIC]:
+    def _ek_template(self, tpm: tss.ESAPI) -> tuple[bytes, tss.TPM2B_PUBLIC]:
         for name in ("EK-RSA2048", "H-3", "H-2"):
             try:
                 certificate, template = create_ek_template(name, NVReadEK(tpm))
@@ -260,7 +178,7 @@ class Tpm:
         with self._session() as tpm:
             certificate, template = self._ek_template(tpm)
             handle, public, *_ = tpm.create_primary(
-                TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT
+                tss.TPM2B_SENSITIVE_CREATE(), template, tss.ESYS_TR.ENDORSEMENT
             )
             tpm.flush_context(handle)
             return Identity(
@@ -272,15 +190,15 @@ class Tpm:
     def activate(self, credential: bytes, secret: bytes) -> bytes:
         """TPM2_ActivateCredential for EK and AK.
 
-        :param credential: contents of TPM2B_ID_OBJECT.
-        :param secret: contents of TPM2B_ENCRYPTED_SECRET.
+        :param credential: contents of tss.TPM2B_ID_OBJECT.
+        :param secret: contents of tss.TPM2B_ENCRYPTED_SECRET.
         :raises VerificationError: ``agent.tpm.credential``.
         """
         with self._session() as tpm:
             _certificate, template = self._ek_template(tpm)
             _ak, context = self._with_ak(tpm)
             ek, *_ = tpm.create_primary(
-                TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT
+                tss.TPM2B_SENSITIVE_CREATE(), template, tss.ESYS_TR.ENDORSEMENT
             )
             try:
                 with self._loaded(tpm, context) as ak:
@@ -292,10 +210,10 @@ class Tpm:
                             template.publicArea.objectAttributes
                             & _OA.USERWITHAUTH
                         ),
-                        TPM2B_ID_OBJECT(credential),
-                        TPM2B_ENCRYPTED_SECRET(secret),
+                        tss.TPM2B_ID_OBJECT(credential),
+                        tss.TPM2B_ENCRYPTED_SECRET(secret),
                     )
-            except (TSS2_Exception, ValueError) as exc:
+            except (tss.TSS2_Exception, ValueError) as exc:
                 raise VerificationError(
                     "agent.tpm.credential",
                     "the credential is not for this TPM and AK",
@@ -305,25 +223,27 @@ class Tpm:
 
     @staticmethod
     def _activate(
-        tpm: ESAPI,
-        ak: ESYS_TR,
-        ek: ESYS_TR,
+        tpm: tss.ESAPI,
+        ak: tss.ESYS_TR,
+        ek: tss.ESYS_TR,
         password: bool,
-        credential: TPM2B_ID_OBJECT,
-        secret: TPM2B_ENCRYPTED_SECRET,
+        credential: tss.TPM2B_ID_OBJECT,
+        secret: tss.TPM2B_ENCRYPTED_SECRET,
     ) -> bytes:
         if password:  # high-range templates: userWithAuth
             return bytes(tpm.activate_credential(ak, ek, credential, secret))
         session = _policy_session(tpm)
         try:
-            tpm.policy_secret(ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0)
+            tpm.policy_secret(
+                tss.ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0
+            )
             return bytes(
                 tpm.activate_credential(
                     ak,
                     ek,
                     credential,
                     secret,
-                    session1=ESYS_TR.PASSWORD,
+                    session1=tss.ESYS_TR.PASSWORD,
                     session2=session,
                 )
             )
@@ -333,7 +253,7 @@ class Tpm:
     # -- PCRs and quotes -------------------------------------------------
 
     @staticmethod
-    def _read(tpm: ESAPI, selection: Collection[int]) -> dict[int, bytes]:
+    def _read(tpm: tss.ESAPI, selection: Collection[int]) -> dict[int, bytes]:
         """PCR values, at most eight a command, all of one moment."""
         wanted = sorted(selection)
         for _try in range(_TRIES):
@@ -346,7 +266,7 @@ class Tpm:
                 out.update(zip(part, map(bytes, values), strict=True))
             if len(counters) == 1:
                 return out
-        raise Unavailable("agent.tpm.pcr", "the PCRs do not hold still")
+        raise response.restless()
 
     def quote(self, extra: bytes, selection: Collection[int]) -> Quote:
         """Quote ``selection`` (SHA-256 bank) by the AK.
@@ -363,15 +283,15 @@ class Tpm:
                     attest, signature = tpm.quote(
                         ak,
                         _select(selection),
-                        TPM2B_DATA(extra),
-                        TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+                        tss.TPM2B_DATA(extra),
+                        tss.TPMT_SIG_SCHEME(scheme=tss.TPM2_ALG.NULL),
                     )
                     out = bytes(attest), bytes(signature.marshal())
                 after = self._read(tpm, selection)
                 if after == before:
                     return Quote(*out, after)
                 before = after
-            raise Unavailable("agent.tpm.pcr", "the PCRs do not hold still")
+            raise response.restless()
 
     # -- bind key --------------------------------------------------------
 
@@ -379,11 +299,11 @@ class Tpm:
         """The bind key for the PCR values of now, certified by the AK."""
         with self._session() as tpm:
             pcrs = self._read(tpm, BOUND)
-            template = TPMT_PUBLIC.parse(
+            template = tss.TPMT_PUBLIC.parse(
                 "ecc256:ecdh-sha256:null", objectAttributes=_BIND
             )
-            template.authPolicy = TPM2B_DIGEST(policy_pcr(pcrs))
-            public, context = self._primary(tpm, template, ESYS_TR.NULL)
+            template.authPolicy = tss.TPM2B_DIGEST(policy_pcr(pcrs))
+            public, context = self._primary(tpm, template, tss.ESYS_TR.NULL)
             attest, signature = self._certify(tpm, context, LABEL_BIND)
             return BindKey(public, attest, signature, pcrs, context)
 
@@ -393,20 +313,20 @@ class Tpm:
             try:
                 with self._loaded(tpm, bind.context):
                     pass
-            except TSS2_Exception:
+            except tss.TSS2_Exception:
                 return False
             return self._read(tpm, BOUND) == bind.pcrs
 
-    def _salt_context(self, tpm: ESAPI) -> TPMS_CONTEXT:
+    def _salt_context(self, tpm: tss.ESAPI) -> tss.TPMS_CONTEXT:
         """The salt key, believed only after the AK has certified it."""
         if self._salt is not None:
             try:
                 with self._loaded(tpm, self._salt):
                     return self._salt
-            except TSS2_Exception:
+            except tss.TSS2_Exception:
                 self._salt = None
-        template = TPMT_PUBLIC.parse("ecc256:aes128cfb", _SALT)
-        public, context = self._primary(tpm, template, ESYS_TR.NULL)
+        template = tss.TPMT_PUBLIC.parse("ecc256:aes128cfb", _SALT)
+        public, context = self._primary(tpm, template, tss.ESYS_TR.NULL)
         attest, signature = self._certify(tpm, context, _LABEL_SALT)
         ak = self._with_ak(tpm)[0]
         verify_certify(
@@ -428,9 +348,11 @@ class Tpm:
             those that the key is bound to; ``agent.tpm.boot``: the key is of
             another boot; ``agent.tpm.point``.
         """
-        point = TPM2B_ECC_POINT(TPMS_ECC_POINT(x=x, y=y))
+        point = tss.TPM2B_ECC_POINT(tss.TPMS_ECC_POINT(x=x, y=y))
 
-        def run(tpm: ESAPI, key: ESYS_TR, *sessions: ESYS_TR) -> bytes:
+        def run(
+            tpm: tss.ESAPI, key: tss.ESYS_TR, *sessions: tss.ESYS_TR
+        ) -> bytes:
             out = tpm.ecdh_zgen(
                 key, point, session1=sessions[0], session2=sessions[1]
             )
@@ -442,11 +364,13 @@ class Tpm:
     def rsa_decrypt(self, bind: BindKey, ciphertext: bytes) -> bytes:
         """TPM2_RSA_Decrypt, for RSA bind keys (RSA-OAEP-256)."""
 
-        def run(tpm: ESAPI, key: ESYS_TR, *sessions: ESYS_TR) -> bytes:
+        def run(
+            tpm: tss.ESAPI, key: tss.ESYS_TR, *sessions: tss.ESYS_TR
+        ) -> bytes:
             out = tpm.rsa_decrypt(
                 key,
-                TPM2B_PUBLIC_KEY_RSA(ciphertext),
-                TPMT_RSA_DECRYPT(scheme=TPM2_ALG.NULL),
+                tss.TPM2B_PUBLIC_KEY_RSA(ciphertext),
+                tss.TPMT_RSA_DECRYPT(scheme=tss.TPM2_ALG.NULL),
                 label=b"",
                 session1=sessions[0],
                 session2=sessions[1],
@@ -460,38 +384,25 @@ class Tpm:
             for _try in range(_TRIES):
                 try:
                     return self._use_once(tpm, bind, run)
-                except TSS2_Exception as exc:
-                    if int(exc.rc) & 0xFFF == _PCR_CHANGED:
-                        continue  # a PCR outside the policy moved: again
-                    raise self._refusal(exc) from exc
-        raise Unavailable("agent.tpm.pcr", "the PCRs do not hold still")
+                except tss.TSS2_Exception as exc:
+                    if response.pcr_changed(int(exc.rc)):
+                        continue
+                    raise response.refusal(int(exc.rc)) from exc
+        raise response.restless()
 
-    @staticmethod
-    def _refusal(error: TSS2_Exception) -> MHError:
-        code = _plain(error)
-        if code == _POLICY_FAIL:
-            return VerificationError(
-                "agent.tpm.policy",
-                "the host is not in the state that the key is bound to",
-            )
-        if code in (_POINT, _VALUE):
-            return VerificationError("agent.tpm.point", "not a curve point")
-        return Unavailable(
-            "agent.tpm.unavailable",
-            f"the TPM refused a command ({int(error.rc):#x})",
-        )
-
-    def _use_once(self, tpm: ESAPI, bind: BindKey, run: Callable[..., T]) -> T:
+    def _use_once(
+        self, tpm: tss.ESAPI, bind: BindKey, run: Callable[..., T]
+    ) -> T:
         with contextlib.ExitStack() as stack:
             with self._loaded(tpm, self._salt_context(tpm)) as salt:
                 secure = _salted_session(tpm, salt)
             stack.callback(tpm.flush_context, secure)
             policy = _policy_session(tpm)
             stack.callback(tpm.flush_context, policy)
-            tpm.policy_pcr(policy, TPM2B_DIGEST(), _select(bind.pcrs))
+            tpm.policy_pcr(policy, tss.TPM2B_DIGEST(), _select(bind.pcrs))
             try:
                 key = tpm.context_load(bind.context)
-            except TSS2_Exception as exc:
+            except tss.TSS2_Exception as exc:
                 raise VerificationError(
                     "agent.tpm.boot", "the bind key is of another boot"
                 ) from exc
@@ -501,38 +412,38 @@ class Tpm:
 
 def _select(
     selection: Collection[int] | Mapping[int, Any],
-) -> TPML_PCR_SELECTION:
-    return TPML_PCR_SELECTION.parse(
+) -> tss.TPML_PCR_SELECTION:
+    return tss.TPML_PCR_SELECTION.parse(
         "sha256:" + ",".join(str(i) for i in sorted(selection))
     )
 
 
-def _policy_session(tpm: ESAPI) -> ESYS_TR:
+def _policy_session(tpm: tss.ESAPI) -> tss.ESYS_TR:
     return tpm.start_auth_session(
-        ESYS_TR.NONE,
-        ESYS_TR.NONE,
-        TPM2_SE.POLICY,
-        TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL),
-        TPM2_ALG.SHA256,
+        tss.ESYS_TR.NONE,
+        tss.ESYS_TR.NONE,
+        tss.TPM2_SE.POLICY,
+        tss.TPMT_SYM_DEF(algorithm=tss.TPM2_ALG.NULL),
+        tss.TPM2_ALG.SHA256,
     )
 
 
-def _salted_session(tpm: ESAPI, salt: ESYS_TR) -> ESYS_TR:
+def _salted_session(tpm: tss.ESAPI, salt: tss.ESYS_TR) -> tss.ESYS_TR:
     session = tpm.start_auth_session(
         salt,
-        ESYS_TR.NONE,
-        TPM2_SE.HMAC,
-        TPMT_SYM_DEF(
-            algorithm=TPM2_ALG.AES,
-            keyBits=TPMU_SYM_KEY_BITS(sym=128),
-            mode=TPMU_SYM_MODE(sym=TPM2_ALG.CFB),
+        tss.ESYS_TR.NONE,
+        tss.TPM2_SE.HMAC,
+        tss.TPMT_SYM_DEF(
+            algorithm=tss.TPM2_ALG.AES,
+            keyBits=tss.TPMU_SYM_KEY_BITS(sym=128),
+            mode=tss.TPMU_SYM_MODE(sym=tss.TPM2_ALG.CFB),
         ),
-        TPM2_ALG.SHA256,
+        tss.TPM2_ALG.SHA256,
     )
     tpm.trsess_set_attributes(
         session,
-        TPMA_SESSION.ENCRYPT
-        | TPMA_SESSION.DECRYPT
-        | TPMA_SESSION.CONTINUESESSION,
+        tss.TPMA_SESSION.ENCRYPT
+        | tss.TPMA_SESSION.DECRYPT
+        | tss.TPMA_SESSION.CONTINUESESSION,
     )
     return session

@@ -134,7 +134,6 @@ def test_the_whole_way(world: World) -> None:
     assert world.events() == [
         "agent.launch.prepared",
         "agent.measure.passed",
-        "agent.measure.passed",
         "agent.admit.passed",
         "agent.launch.started",
     ]
