@@ -20,24 +20,21 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import re
 import sys
 import typing
 
 ORDERS = pathlib.Path("/run/mystery-hill/foul")
 EXTRA = pathlib.Path("/run/mystery-hill/foul.img")
 
-_DISK = (
-    "<disk type='file' device='{kind}'><driver name='qemu' type='raw'/>"
-    "<source file='{path}'/><target dev='{dev}' bus='{bus}'/>"
-    "{more}</disk>"
-)
 ADDITIONS = {
-    "disk": _DISK.format(
-        kind="disk", path=EXTRA, dev="vdz", bus="virtio", more=""
-    ),
-    "config-drive": _DISK.format(
-        kind="cdrom", path=EXTRA, dev="hdd", bus="ide", more="<readonly/>"
-    ),
+    "disk": "<disk type='file' device='disk'>"
+    "<driver name='qemu' type='raw'/>"
+    "<source file='{extra}'/><target dev='vdz' bus='virtio'/></disk>",
+    "config-drive": "<disk type='file' device='cdrom'>"
+    "<driver name='qemu' type='raw'/>"
+    "<source file='{folder}/disk.config'/>"
+    "<target dev='hdd' bus='ide'/><readonly/></disk>",
     "console": "<graphics type='vnc' port='-1' listen='127.0.0.1'/>",
 }
 
@@ -46,7 +43,11 @@ def tamper(xml: str, order: str) -> str:
     """The domain as the operator would like it."""
     if order == "kernel":
         return xml.replace("<os>", f"<os><kernel>{EXTRA}</kernel>", 1)
-    return xml.replace("</devices>", ADDITIONS[order] + "</devices>", 1)
+    folder = pathlib.Path(re.findall(r"<source file=.([^'\"]+)", xml)[0])
+    if order == "config-drive":
+        (folder.parent / "disk.config").write_bytes(bytes(1 << 20))
+    added = ADDITIONS[order].format(extra=EXTRA, folder=folder.parent)
+    return xml.replace("</devices>", added + "</devices>", 1)
 
 
 def _patch() -> None:

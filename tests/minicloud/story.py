@@ -67,7 +67,7 @@ class Story:
         if host["level"] != "trusted":
             raise CloudError(f"node1 is {host['level']}: {host['event']}")
         self.world.agent_ready(self.world.node1)
-        return find(self.world.attest_audit(), "attest.enrol.done")
+        return find(self.world.attest_audit(), "attest.enrol.enrolled")
 
     def flavor(self) -> str:
         """Operator makes the flavor m1.tiny.trusted."""

@@ -32,6 +32,7 @@ import typing
 
 from tests.fixture.tls import Authority, Leaf
 from tests.minicloud.cloud import Cloud
+from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
 from tests.minicloud.services import port_open
@@ -41,6 +42,9 @@ ATTEST_PORT = 15544
 LISTENER_PORT = 15546
 PROXY_PORT = 15547
 LIAR_PORT = 15548
+
+#: Lets the programs of this tree's tests be found.
+SOURCES = {"PYTHONPATH": str(REPOSITORY)}
 
 KMS_ORIGIN = f"https://127.0.0.1:{KMS_PORT}"
 ATTEST_ORIGIN = f"https://127.0.0.1:{ATTEST_PORT}"
@@ -362,6 +366,7 @@ class TrustedCloud:
         node.run(
             "mh-agent",
             [*program, "--config-file", "/etc/mystery-hill/mh-agent.conf"],
+            SOURCES,
             inputs=[conf],
             ready=(node.folder / "run/mystery-hill/agent.sock").exists,
         )

@@ -39,6 +39,7 @@ from tests.minicloud.process import CloudError
 from tests.minicloud.trusted import (
     ATTEST_ORIGIN,
     KMS_ORIGIN,
+    SOURCES,
     TrustedCloud,
     wait_for,
 )
@@ -414,6 +415,7 @@ class World:
             command = ["python", "-m", "tests.minicloud.foul_compute"]
         if self.node1.options.command != command:
             self.node1.options.command = command
+            self.node1.options.env = SOURCES if foul else {}
             self.cloud.restart_compute(self.node1)
             self.cloud.wait_computes()
             self.agent_ready(self.node1)

@@ -29,6 +29,7 @@ from tests.minicloud.trusted import (
     LIAR_PORT,
     PROXY_ORIGIN,
     PROXY_PORT,
+    SOURCES,
 )
 from tests.minicloud.world import TrustedImage, World
 
@@ -54,6 +55,7 @@ def _liar(world: World) -> collections.abc.Iterator[dict[str, typing.Any]]:
             *("--cert", leaf.certificate, "--key-file", leaf.key),
             *("--signing-key", signing),
         ],
+        SOURCES,
         ready=lambda: port_open(LIAR_PORT),
     )
     try:
@@ -139,6 +141,7 @@ def _proxy(
             *("--ca", world.product.ca, "--mode", mode),
             *("--cert", leaf.certificate, "--key-file", leaf.key),
         ],
+        SOURCES,
         ready=lambda: port_open(PROXY_PORT),
     )
     url = image.key_url.replace(KMS_ORIGIN, PROXY_ORIGIN)
