@@ -28,31 +28,23 @@ lock for the machine.
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 # The library's own log prints every refused command to standard error.
 os.environ.setdefault("TSS2_LOG", "all+none")
 
-import tpm2_pytss as tss  # noqa: E402
-from tpm2_pytss.utils import (  # noqa: E402
-    NoSuchIndex,
-    NVReadEK,
-    create_ek_template,
-)
+import tpm2_pytss as tss
+from tpm2_pytss import utils
 
-from mh_core.errors import Unavailable, VerificationError  # noqa: E402
-from mh_core.evidence import BOUND  # noqa: E402
-from mh_core.tpm.policy import policy_pcr  # noqa: E402
-from mh_core.tpm.public import Public  # noqa: E402
-from mh_core.tpm.quote import (  # noqa: E402
-    LABEL_BIND,
-    extra_data,
-    verify_certify,
-)
-from mh_nova.agent import response  # noqa: E402
-from mh_nova.agent.evidence import BindKey, Identity, Quote  # noqa: E402
-from mh_nova.agent.lock import MachineLock  # noqa: E402
+from mh_core.errors import VerificationError
+from mh_core.evidence import BOUND
+from mh_core.tpm.policy import policy_pcr
+from mh_core.tpm.public import Public
+from mh_core.tpm.quote import LABEL_BIND, extra_data, verify_certify
+from mh_nova.agent import response
+from mh_nova.agent.evidence import BindKey, Identity, Quote
+from mh_nova.agent.lock import MachineLock
 
 T = TypeVar("T")
 _OA = tss.TPMA_OBJECT
@@ -101,10 +93,23 @@ class Tpm:
         finally:
             tpm.flush_context(handle)
 
+    def _lives(self, tpm: tss.ESAPI, context: tss.TPMS_CONTEXT) -> bool:
+        try:
+            with self._loaded(tpm, context):
+                return True
+        except tss.TSS2_Exception:
+            return False
+
     @staticmethod
     def _primary(
-        tpm: tss.ESAPI, template: tss.TPMT_PUBLIC, hierarchy: tss.ESYS_TR
+        tpm: tss.ESAPI,
+        hierarchy: tss.ESYS_TR,
+        kind: str,
+        attributes: tss.TPMA_OBJECT,
+        policy: bytes = b"",
     ) -> tuple[Public, tss.TPMS_CONTEXT]:
+        template = tss.TPMT_PUBLIC.parse(kind, attributes)
+        template.authPolicy = tss.TPM2B_DIGEST(policy)
         handle, public, *_ = tpm.create_primary(
             tss.TPM2B_SENSITIVE_CREATE(),
             tss.TPM2B_PUBLIC(publicArea=template),
@@ -118,16 +123,12 @@ class Tpm:
 
     def _with_ak(self, tpm: tss.ESAPI) -> tuple[Public, tss.TPMS_CONTEXT]:
         """The AK; made again where a restart has made its context stale."""
-        if self._ak is not None:
-            try:
-                with self._loaded(tpm, self._ak[1]):
-                    return self._ak
-            except tss.TSS2_Exception:
-                self._ak = None
-        template = tss.TPMT_PUBLIC.parse(
-            "ecc256:ecdsa-sha256:null", objectAttributes=_AK
+        if self._ak is not None and self._lives(tpm, self._ak[1]):
+            return self._ak
+        self._ak = None
+        self._ak = self._primary(
+            tpm, tss.ESYS_TR.ENDORSEMENT, "ecc256:ecdsa-sha256:null", _AK
         )
-        self._ak = self._primary(tpm, template, tss.ESYS_TR.ENDORSEMENT)
         return self._ak
 
     def _certify(
@@ -140,12 +141,8 @@ class Tpm:
             self._loaded(tpm, context) as thing,
         ):
             attest, signature = tpm.certify(
-                thing,
-                signer,
-                extra,
+                *(thing, signer, extra),
                 tss.TPMT_SIG_SCHEME(scheme=tss.TPM2_ALG.NULL),
-                session1=tss.ESYS_TR.PASSWORD,
-                session2=tss.ESYS_TR.PASSWORD,
             )
             return bytes(attest), bytes(signature.marshal())
 
@@ -163,15 +160,14 @@ class Tpm:
     def _ek_template(self, tpm: tss.ESAPI) -> tuple[bytes, tss.TPM2B_PUBLIC]:
         for name in ("EK-RSA2048", "H-3", "H-2"):
             try:
-                certificate, template = create_ek_template(name, NVReadEK(tpm))
-            except NoSuchIndex:
+                certificate, template = utils.create_ek_template(
+                    name, utils.NVReadEK(tpm)
+                )
+            except utils.NoSuchIndex:
                 continue
             if certificate:
                 return bytes(certificate), template
-        raise Unavailable(
-            "agent.tpm.ek-certificate",
-            "the TPM holds no endorsement certificate",
-        )
+        raise response.no_certificate()
 
     def identity(self) -> Identity:
         """:raises Unavailable: also ``agent.tpm.ek-certificate``."""
@@ -190,8 +186,8 @@ class Tpm:
     def activate(self, credential: bytes, secret: bytes) -> bytes:
         """TPM2_ActivateCredential for EK and AK.
 
-        :param credential: contents of tss.TPM2B_ID_OBJECT.
-        :param secret: contents of tss.TPM2B_ENCRYPTED_SECRET.
+        :param credential: contents of TPM2B_ID_OBJECT.
+        :param secret: contents of TPM2B_ENCRYPTED_SECRET.
         :raises VerificationError: ``agent.tpm.credential``.
         """
         with self._session() as tpm:
@@ -203,13 +199,7 @@ class Tpm:
             try:
                 with self._loaded(tpm, context) as ak:
                     return self._activate(
-                        tpm,
-                        ak,
-                        ek,
-                        bool(
-                            template.publicArea.objectAttributes
-                            & _OA.USERWITHAUTH
-                        ),
+                        *(tpm, ak, ek, template.publicArea),
                         tss.TPM2B_ID_OBJECT(credential),
                         tss.TPM2B_ENCRYPTED_SECRET(secret),
                     )
@@ -226,26 +216,18 @@ class Tpm:
         tpm: tss.ESAPI,
         ak: tss.ESYS_TR,
         ek: tss.ESYS_TR,
-        password: bool,
-        credential: tss.TPM2B_ID_OBJECT,
-        secret: tss.TPM2B_ENCRYPTED_SECRET,
+        template: tss.TPMT_PUBLIC,
+        *sealed: Any,
     ) -> bytes:
-        if password:  # high-range templates: userWithAuth
-            return bytes(tpm.activate_credential(ak, ek, credential, secret))
+        if template.objectAttributes & _OA.USERWITHAUTH:  # high range
+            return bytes(tpm.activate_credential(ak, ek, *sealed))
         session = _policy_session(tpm)
         try:
             tpm.policy_secret(
                 tss.ESYS_TR.ENDORSEMENT, session, b"", b"", b"", 0
             )
             return bytes(
-                tpm.activate_credential(
-                    ak,
-                    ek,
-                    credential,
-                    secret,
-                    session1=tss.ESYS_TR.PASSWORD,
-                    session2=session,
-                )
+                tpm.activate_credential(ak, ek, *sealed, session2=session)
             )
         finally:
             tpm.flush_context(session)
@@ -299,43 +281,31 @@ class Tpm:
         """The bind key for the PCR values of now, certified by the AK."""
         with self._session() as tpm:
             pcrs = self._read(tpm, BOUND)
-            template = tss.TPMT_PUBLIC.parse(
-                "ecc256:ecdh-sha256:null", objectAttributes=_BIND
+            public, context = self._primary(
+                *(tpm, tss.ESYS_TR.NULL, "ecc256:ecdh-sha256:null", _BIND),
+                policy=policy_pcr(pcrs),
             )
-            template.authPolicy = tss.TPM2B_DIGEST(policy_pcr(pcrs))
-            public, context = self._primary(tpm, template, tss.ESYS_TR.NULL)
             attest, signature = self._certify(tpm, context, LABEL_BIND)
             return BindKey(public, attest, signature, pcrs, context)
 
     def holds(self, bind: BindKey) -> bool:
         """Is the key of this boot, and are its PCRs as it was made?"""
         with self._session() as tpm:
-            try:
-                with self._loaded(tpm, bind.context):
-                    pass
-            except tss.TSS2_Exception:
-                return False
-            return self._read(tpm, BOUND) == bind.pcrs
+            alive = self._lives(tpm, bind.context)
+            return alive and self._read(tpm, BOUND) == bind.pcrs
 
     def _salt_context(self, tpm: tss.ESAPI) -> tss.TPMS_CONTEXT:
         """The salt key, believed only after the AK has certified it."""
-        if self._salt is not None:
-            try:
-                with self._loaded(tpm, self._salt):
-                    return self._salt
-            except tss.TSS2_Exception:
-                self._salt = None
-        template = tss.TPMT_PUBLIC.parse("ecc256:aes128cfb", _SALT)
-        public, context = self._primary(tpm, template, tss.ESYS_TR.NULL)
+        if self._salt is not None and self._lives(tpm, self._salt):
+            return self._salt
+        self._salt = None
+        public, context = self._primary(
+            tpm, tss.ESYS_TR.NULL, "ecc256:aes128cfb", _SALT
+        )
         attest, signature = self._certify(tpm, context, _LABEL_SALT)
         ak = self._with_ak(tpm)[0]
-        verify_certify(
-            ak,
-            attest,
-            signature,
-            extra_data(_LABEL_SALT, b"", ak.name),
-            public,
-        )
+        extra = extra_data(_LABEL_SALT, b"", ak.name)
+        verify_certify(ak, attest, signature, extra, public)
         self._salt = context
         return context
 
@@ -350,12 +320,8 @@ class Tpm:
         """
         point = tss.TPM2B_ECC_POINT(tss.TPMS_ECC_POINT(x=x, y=y))
 
-        def run(
-            tpm: tss.ESAPI, key: tss.ESYS_TR, *sessions: tss.ESYS_TR
-        ) -> bytes:
-            out = tpm.ecdh_zgen(
-                key, point, session1=sessions[0], session2=sessions[1]
-            )
+        def run(tpm: tss.ESAPI, key: tss.ESYS_TR, **sessions: Any) -> bytes:
+            out = tpm.ecdh_zgen(key, point, **sessions)
             # ``out`` is kept in a variable: its members live inside it
             return bytes(out.point.x).rjust(32, b"\0")
 
@@ -364,16 +330,13 @@ class Tpm:
     def rsa_decrypt(self, bind: BindKey, ciphertext: bytes) -> bytes:
         """TPM2_RSA_Decrypt, for RSA bind keys (RSA-OAEP-256)."""
 
-        def run(
-            tpm: tss.ESAPI, key: tss.ESYS_TR, *sessions: tss.ESYS_TR
-        ) -> bytes:
+        def run(tpm: tss.ESAPI, key: tss.ESYS_TR, **sessions: Any) -> bytes:
             out = tpm.rsa_decrypt(
                 key,
                 tss.TPM2B_PUBLIC_KEY_RSA(ciphertext),
                 tss.TPMT_RSA_DECRYPT(scheme=tss.TPM2_ALG.NULL),
                 label=b"",
-                session1=sessions[0],
-                session2=sessions[1],
+                **sessions,
             )
             return bytes(out)
 
@@ -407,12 +370,10 @@ class Tpm:
                     "agent.tpm.boot", "the bind key is of another boot"
                 ) from exc
             stack.callback(tpm.flush_context, key)
-            return run(tpm, key, policy, secure)
+            return run(tpm, key, session1=policy, session2=secure)
 
 
-def _select(
-    selection: Collection[int] | Mapping[int, Any],
-) -> tss.TPML_PCR_SELECTION:
+def _select(selection: Collection[int]) -> tss.TPML_PCR_SELECTION:
     return tss.TPML_PCR_SELECTION.parse(
         "sha256:" + ",".join(str(i) for i in sorted(selection))
     )
@@ -420,30 +381,18 @@ def _select(
 
 def _policy_session(tpm: tss.ESAPI) -> tss.ESYS_TR:
     return tpm.start_auth_session(
-        tss.ESYS_TR.NONE,
-        tss.ESYS_TR.NONE,
-        tss.TPM2_SE.POLICY,
-        tss.TPMT_SYM_DEF(algorithm=tss.TPM2_ALG.NULL),
-        tss.TPM2_ALG.SHA256,
+        *(tss.ESYS_TR.NONE, tss.ESYS_TR.NONE, tss.TPM2_SE.POLICY),
+        *(tss.TPMT_SYM_DEF(algorithm=tss.TPM2_ALG.NULL), tss.TPM2_ALG.SHA256),
     )
 
 
 def _salted_session(tpm: tss.ESAPI, salt: tss.ESYS_TR) -> tss.ESYS_TR:
     session = tpm.start_auth_session(
-        salt,
-        tss.ESYS_TR.NONE,
-        tss.TPM2_SE.HMAC,
-        tss.TPMT_SYM_DEF(
-            algorithm=tss.TPM2_ALG.AES,
-            keyBits=tss.TPMU_SYM_KEY_BITS(sym=128),
-            mode=tss.TPMU_SYM_MODE(sym=tss.TPM2_ALG.CFB),
-        ),
-        tss.TPM2_ALG.SHA256,
+        *(salt, tss.ESYS_TR.NONE, tss.TPM2_SE.HMAC),
+        *(tss.TPMT_SYM_DEF.parse("aes128cfb"), tss.TPM2_ALG.SHA256),
     )
+    flags = tss.TPMA_SESSION
     tpm.trsess_set_attributes(
-        session,
-        tss.TPMA_SESSION.ENCRYPT
-        | tss.TPMA_SESSION.DECRYPT
-        | tss.TPMA_SESSION.CONTINUESESSION,
+        session, flags.ENCRYPT | flags.DECRYPT | flags.CONTINUESESSION
     )
     return session
