@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from mh_core import manifest as manifest_module
 from mh_core.errors import Denied, InputError, MHError, VerificationError
-from mh_core.image import luks1, qcow2
+from mh_core.image import luks1, mapping, qcow2
 from mh_core.manifest import Manifest
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
@@ -134,6 +134,7 @@ def _headers(
     try:
         header, _luks = qcow2.inspect(image.fd)
         qcow2.check(header, backing=None, virtual_size=manifest.virtual_size)
+        mapping.check(image.fd, header)
         area = qcow2.read_luks(image.fd, header)
     except (InputError, VerificationError) as exc:
         raise Denied(

@@ -33,7 +33,7 @@ from mh_core.errors import (
     NotFound,
     VerificationError,
 )
-from mh_core.image import luks1, overlay, qcow2
+from mh_core.image import luks1, mapping, overlay, qcow2
 from mh_core.secret import Secret
 from mh_nova.agent.paths import Root, open_at
 from mh_nova.agent.store import DiskRecord
@@ -97,6 +97,8 @@ class Overlays:
                 backing=None if base is None else (base, "qcow2"),
                 max_virtual_size=self._conf.max_disk_size,
             )
+            # QEMU reads compressed clusters without decrypting them
+            mapping.check(fd, header)
         except (InputError, VerificationError) as exc:
             raise header_error(exc) from exc
         finally:

@@ -46,7 +46,9 @@ from tests.minicloud.trusted import (
 
 TRUSTED_FLAVOR = "m1.tiny.trusted"
 PLAIN_FLAVOR = "m1.plain"
-_EVENT = re.compile(r"\b[a-z]+(?:\.[a-z0-9-]+){2,}\b")
+#: Trusted for the filter, but placement is not told.
+FOUL_FLAVOR = "m1.tiny.foul"
+_EVENT = re.compile(r"\b[a-z]+(?:\.[a-z][a-z0-9-]*){2,}\b")
 
 
 class Rest:
@@ -152,6 +154,9 @@ class World:
                 *("--ram", "64", "--vcpus", "1", "--disk", "1"),
             )
         guest.flavor(self.admin, PLAIN_FLAVOR)
+        guest.flavor(
+            self.admin, FOUL_FLAVOR, **{"trust:trusted_host": "trusted"}
+        )
 
     def boot_disk(
         self, name: str, size: int = 1 << 20
@@ -430,7 +435,7 @@ class World:
         """A trusted server that has run, now off; kept for more cases."""
         if self._kept is None:
             self._kept = self.boots("kept", image)
-            self.servers.remove(self._kept)
+            self.servers = [s for s in self.servers if s.id != self._kept.id]
         found = self.admin.compute.get_server(self._kept.id)
         if found.status == "ACTIVE":
             self.tenant.compute.stop_server(found.id)

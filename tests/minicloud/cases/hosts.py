@@ -17,16 +17,16 @@ from tests.minicloud.foul.glance import Glance
 from tests.minicloud.node import Node
 from tests.minicloud.refusals import Seen, launch, refusal
 from tests.minicloud.trusted import wait_for
-from tests.minicloud.world import TrustedImage, World
+from tests.minicloud.world import FOUL_FLAVOR, TrustedImage, World
 
 _EXTENDED = b"something else was started"
 
 
-def _scheduled(world: World, image: TrustedImage) -> str:
+def _scheduled(world: World, image: TrustedImage, **more: str) -> str:
     """A launch that finds no host: nova's word, then our filter's."""
     log = world.cloud.where.log / "nova-scheduler.log"
     mark = log.stat().st_size
-    said = launch(world, image)
+    said = launch(world, image, **more)
     if "No valid host" not in said:
         return said
     return said + world.log_since(log, mark)
@@ -54,7 +54,7 @@ def not_enrolled(world: World, image: TrustedImage) -> Seen:
     undo = glance.strip(image.id, "trait:")
     world.only(world.node2)
     try:
-        yield _scheduled(world, image)
+        yield _scheduled(world, image, flavor=FOUL_FLAVOR)
     finally:
         world.only(world.node1, world.node2)
         undo()
@@ -108,7 +108,11 @@ def not_enrolled_forced(world: World, image: TrustedImage) -> Seen:
     undo = glance.strip(image.id, "trait:")
     try:
         yield launch(
-            world, image, conn=world.operator, availability_zone="nova:node2"
+            world,
+            image,
+            conn=world.operator,
+            flavor=FOUL_FLAVOR,
+            availability_zone="nova:node2",
         )
     finally:
         undo()
