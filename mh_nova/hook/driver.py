@@ -21,10 +21,8 @@ from typing import Any
 
 import nova.conf
 from nova import exception
-from nova.compute import task_states
-from nova.virt import configdrive, images
+from nova.virt import configdrive
 from nova.virt import driver as virt_driver
-from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
@@ -37,26 +35,19 @@ from mh_nova.hook import (
     faults,
     launch,
     ours,
-    properties,
-    restore,
     shape,
 )
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.backend import MHBackend
 from mh_nova.hook.guard import TRAIT, Guard
+from mh_nova.hook.refusals import RefusingDriver
 
 CONF = nova.conf.CONF
 conf.register_opts(CONF)
 LOG = logging.getLogger(__name__)
 
-#: Operations that begin with a power-off, by the task they run under.
-_BEGUN_BY_POWER_OFF = {
-    task_states.SHELVING: "shelve",
-    task_states.RESCUING: "rescue",
-}
 
-
-class TrustedLibvirtDriver(LibvirtDriver):
+class TrustedLibvirtDriver(RefusingDriver):
     """Loaded by ``[DEFAULT] compute_driver = mh.TrustedLibvirtDriver``.
 
     :raises Denied: ``hook.compat.signature``, ``hook.compat.missing``:
@@ -113,17 +104,6 @@ class TrustedLibvirtDriver(LibvirtDriver):
             provider_tree, nodename, allocations=allocations
         )
 
-    def cache_image(self, context: Any, image_id: str) -> bool:
-        image = images.IMAGE_API.get(context, image_id)
-        if properties.VERSION in (image.get("properties") or {}):
-            raise faults.refusal(
-                Denied(
-                    "hook.refused.cache-image",
-                    "a trusted image is fetched when it is launched",
-                )
-            )
-        return bool(super().cache_image(context, image_id))
-
     # Launch and every start
 
     def spawn(
@@ -154,10 +134,10 @@ class TrustedLibvirtDriver(LibvirtDriver):
             )
 
         with faults.at_spawn():
-            if not self._mh_ours.decide(instance):
+            if not self._mh_decide(instance):
                 return build()
             self._mh_check_shape(instance, block_device_info)
-            self._mh_guard.require()
+            self._mh_require()
             done = False
             try:
                 with self._mh_launcher.launch(context, instance):
@@ -197,12 +177,12 @@ class TrustedLibvirtDriver(LibvirtDriver):
 
         launching = self._mh_launcher.launching(instance.uuid)
         with faults.at_spawn() if launching else faults.at_start():
-            if not self._mh_ours.decide(instance):
+            if not self._mh_decide(instance):
                 return create()
             if not (power_on or pause):
                 return create()
             if not launching:
-                self._mh_guard.require()
+                self._mh_require()
             ok = False
             try:
                 event = self._mh_client.start(
@@ -230,9 +210,9 @@ class TrustedLibvirtDriver(LibvirtDriver):
         that a running guest goes on.
         """
         with faults.at_start():
-            if self._mh_ours.decide(instance):
+            if self._mh_decide(instance):
                 self._mh_check_shape(instance, block_device_info, share_info)
-                self._mh_guard.require()
+                self._mh_require()
             super()._hard_reboot(
                 context,
                 instance,
@@ -248,9 +228,9 @@ class TrustedLibvirtDriver(LibvirtDriver):
         False makes nova reboot hard, through the gate.
         """
         with faults.at_start():
-            if not self._mh_ours.decide(instance):
+            if not self._mh_decide(instance):
                 return bool(super()._soft_reboot(instance))
-            self._mh_guard.require()
+            self._mh_require()
         self._clean_shutdown(
             instance, CONF.libvirt.wait_soft_reboot_seconds, 5
         )
@@ -313,208 +293,6 @@ class TrustedLibvirtDriver(LibvirtDriver):
         if ours.header(base) is ours.Header.ENCRYPTED:
             raise faults.abort(stripped())
 
-    # Operations that would leak: refused, the instance unharmed
-
-    def suspend(self, context: Any, instance: Any) -> None:
-        if self._mh_ours.protected(instance):
-            raise faults.rollback(
-                Denied(
-                    "hook.refused.suspend",
-                    "its memory would be saved in the clear",
-                )
-            )
-        super().suspend(context, instance)
-
-    def snapshot(
-        self,
-        context: Any,
-        instance: Any,
-        image_id: str,
-        update_task_state: Any,
-    ) -> None:
-        if self._mh_ours.protected(instance):
-            error = faults.refusal(
-                Denied(
-                    "hook.refused.snapshot",
-                    "a snapshot would be in the clear",
-                )
-            )
-            faults.record(context, instance, "mh_snapshot", error)
-            raise error
-        super().snapshot(context, instance, image_id, update_task_state)
-
-    def power_off(
-        self, instance: Any, timeout: int = 0, retry_interval: int = 0
-    ) -> None:
-        """Stopping is always possible, but shelve and rescue stop first.
-
-        This is the earliest point of both where nova asks its driver.
-        """
-        operation = _BEGUN_BY_POWER_OFF.get(instance.task_state)
-        if operation and self._mh_ours.protected(instance):
-            if operation == "rescue":
-                restore.vm_state(instance)
-            else:
-                restore.queued_image(instance)
-            raise faults.refusal(
-                Denied(
-                    f"hook.refused.{operation}",
-                    f"{operation} is not possible; the guest was not touched",
-                )
-            )
-        super().power_off(instance, timeout, retry_interval)
-
-    def rescue(
-        self,
-        context: Any,
-        instance: Any,
-        network_info: Any,
-        image_meta: Any,
-        rescue_password: Any,
-        block_device_info: Any,
-        share_info: Any,
-    ) -> None:
-        if self._mh_ours.protected(instance):
-            raise faults.refusal(
-                Denied("hook.refused.rescue", "rescue is not possible")
-            )
-        super().rescue(
-            context,
-            instance,
-            network_info,
-            image_meta,
-            rescue_password,
-            block_device_info,
-            share_info,
-        )
-
-    def migrate_disk_and_power_off(
-        self,
-        context: Any,
-        instance: Any,
-        dest: str,
-        flavor: Any,
-        network_info: Any,
-        block_device_info: Any = None,
-        timeout: int = 0,
-        retry_interval: int = 0,
-    ) -> Any:
-        if self._mh_ours.protected(instance):
-            raise faults.rollback(
-                Denied(
-                    "hook.refused.migrate",
-                    "it can be neither resized nor migrated yet",
-                )
-            )
-        return super().migrate_disk_and_power_off(
-            context,
-            instance,
-            dest,
-            flavor,
-            network_info,
-            block_device_info,
-            timeout,
-            retry_interval,
-        )
-
-    def check_can_live_migrate_destination(
-        self,
-        context: Any,
-        instance: Any,
-        src_compute_info: Any,
-        dst_compute_info: Any,
-        block_migration: Any = False,
-        disk_over_commit: Any = False,
-    ) -> Any:
-        if self._mh_ours.protected(instance):
-            raise faults.precheck(_no_live_migration())
-        return super().check_can_live_migrate_destination(
-            context,
-            instance,
-            src_compute_info,
-            dst_compute_info,
-            block_migration,
-            disk_over_commit,
-        )
-
-    def check_can_live_migrate_source(
-        self,
-        context: Any,
-        instance: Any,
-        dest_check_data: Any,
-        block_device_info: Any = None,
-    ) -> Any:
-        if self._mh_ours.protected(instance):
-            raise faults.precheck(_no_live_migration())
-        return super().check_can_live_migrate_source(
-            context, instance, dest_check_data, block_device_info
-        )
-
-    def pre_live_migration(
-        self,
-        context: Any,
-        instance: Any,
-        block_device_info: Any,
-        network_info: Any,
-        disk_info: Any,
-        migrate_data: Any,
-    ) -> Any:
-        if self._mh_ours.protected(instance):
-            raise faults.precheck(_no_live_migration())
-        return super().pre_live_migration(
-            context,
-            instance,
-            block_device_info,
-            network_info,
-            disk_info,
-            migrate_data,
-        )
-
-    def attach_volume(
-        self,
-        context: Any,
-        connection_info: Any,
-        instance: Any,
-        mountpoint: str,
-        disk_bus: Any = None,
-        device_type: Any = None,
-        encryption: Any = None,
-    ) -> None:
-        if self._mh_ours.protected(instance):
-            raise exception.InvalidVolume(
-                reason=faults.text(
-                    Denied(
-                        "hook.refused.attach-volume",
-                        "a volume would be written in the clear",
-                    ),
-                    faults.OPERATION,
-                    faults.LIMIT - 20,
-                )
-            )
-        super().attach_volume(
-            context,
-            connection_info,
-            instance,
-            mountpoint,
-            disk_bus=disk_bus,
-            device_type=device_type,
-            encryption=encryption,
-        )
-
-    def volume_snapshot_create(
-        self, context: Any, instance: Any, volume_id: str, create_info: Any
-    ) -> None:
-        if self._mh_ours.protected(instance):
-            raise faults.refusal(
-                Denied(
-                    "hook.refused.volume-snapshot",
-                    "a snapshot would be in the clear",
-                )
-            )
-        super().volume_snapshot_create(
-            context, instance, volume_id, create_info
-        )
-
     # The end
 
     def _cleanup(
@@ -529,7 +307,7 @@ class TrustedLibvirtDriver(LibvirtDriver):
         destroy_secrets: bool = True,
     ) -> None:
         # asked before the files go, which are part of the answer
-        forget = cleanup_instance_disks and self._mh_ours.protected(instance)
+        forget = cleanup_instance_disks and self._mh_protected(instance)
         super()._cleanup(
             context,
             instance,
@@ -542,6 +320,17 @@ class TrustedLibvirtDriver(LibvirtDriver):
         )
         if forget:
             self._mh_forget(instance)
+
+    # Decisions, as the contract has them
+
+    def _mh_decide(self, instance: Any) -> bool:
+        return self._mh_ours.decide(instance)
+
+    def _mh_protected(self, instance: Any) -> bool:
+        return self._mh_ours.protected(instance)
+
+    def _mh_require(self) -> None:
+        self._mh_guard.require()
 
     # Helpers
 
@@ -588,9 +377,3 @@ class TrustedLibvirtDriver(LibvirtDriver):
                 error,
                 instance=instance,
             )
-
-
-def _no_live_migration() -> Denied:
-    return Denied(
-        "hook.refused.live-migration", "live migration is not possible yet"
-    )
