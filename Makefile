@@ -7,7 +7,7 @@ BIN := $(RUN)/venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: demo demo-stop test unit functional e2e lint vectors bench-launch \
-        install clean genconfig
+        install clean genconfig events
 
 install:
 	@$(shell command -v $(PYTHON) || command -v python3) tools/install.py
@@ -39,6 +39,10 @@ vectors: install
 
 bench-launch: install
 	@$(BIN)/python -m tests.bench.launch
+
+# doc/source/reference/events.rst, out of the source
+events: install
+	@$(BIN)/python tools/events.py
 
 genconfig: install
 	@mkdir -p $(RUN)/samples

@@ -16,7 +16,7 @@ GROUP = cfg.OptGroup("authority", title="Attestation authorities")
 OPTS = [
     cfg.StrOpt(
         "ca_file",
-        sample_default="/etc/mh-kms/authority-ca.pem",
+        sample_default="/etc/mh-kms/attest-ca.pem",
         help="""
 PEM file of the certificate authorities that TLS to attestation authorities
 is checked against. Unset: those of the Python library used for TLS.
@@ -37,7 +37,7 @@ answer. While it is silent the key is not released.
         type=types.Dict(key_value_separator="="),
         default={},
         sample_default=(
-            "https://attest.example.org:15544=/etc/mh-kms/attest.token"
+            "https://attest.example.org:15444=/etc/mh-kms/attest.token"
         ),
         help="""
 Origin of each authority and the file with the bearer token for it, as
