@@ -22,7 +22,7 @@ import time
 
 from tests.minicloud import layout
 from tests.minicloud.cloud import Cloud
-from tests.minicloud.process import CloudError
+from tests.minicloud.pids import CloudError
 
 
 def _report(name: str, seconds: float) -> None:

@@ -27,15 +27,9 @@ import openstack
 
 from tests.minicloud import config, layout, setup_cloud, steps
 from tests.minicloud.node import Node
-from tests.minicloud.process import (
-    Ready,
-    Supervisor,
-    Words,
-    ancestors,
-    end_pids,
-    wait_until,
-)
-from tests.minicloud.services import Controller
+from tests.minicloud.pids import Ready, ancestors, end_pids, wait_until
+from tests.minicloud.process import Supervisor, Words
+from tests.minicloud.services import WSGI, Controller
 
 
 class Cloud:
@@ -200,32 +194,24 @@ class Cloud:
 
     def stop(self) -> None:
         """End everything that was started below the base directory."""
-        names = self.processes.names()
-        machine = [
-            name
-            for node in self.nodes
-            for name in names
-            if name.startswith(f"{node.name}-")
-        ]
-        steps.run_all(
-            [steps.Step(node.name, node.stop) for node in self.nodes]
-        )
-        rest = [name for name in self.processes.names() if name not in machine]
-        last = [
-            name for name in ("mariadb", "rabbitmq", "epmd") if name in rest
-        ]
-        for group in ([name for name in rest if name not in last], last):
-            steps.run_all(
-                [
-                    steps.Step(
-                        name,
-                        lambda name=name: self.processes.stop(
-                            name, timeout=10
-                        ),
-                    )
-                    for name in group
-                ]
+        last = ("mariadb", "rabbitmq", "epmd")
+        plan = [steps.Step(node.name, node.stop) for node in self.nodes]
+        for name in self.processes.names():
+            if name in last or name.startswith(("node1-", "node2-")):
+                continue
+            limit = 2 if name in WSGI else 8
+            plan.append(
+                steps.Step(
+                    name,
+                    lambda name=name, limit=limit: self.processes.stop(
+                        name, limit
+                    ),
+                )
             )
+        steps.run_all(plan)
+        self.end("mariadb")
+        for name in ("rabbitmq", "epmd"):  # nothing of theirs is kept
+            self.processes.kill(name)
         self._end_strays(everything=True)
 
     def forget(self) -> None:

@@ -33,7 +33,7 @@ import stat
 import subprocess
 
 from tests.minicloud import bootimage
-from tests.minicloud.process import CloudError
+from tests.minicloud.pids import CloudError
 
 GREETING = "MH-DEBIAN-BOOTED"
 KERNEL = "linux-image-cloud-amd64"

@@ -18,7 +18,7 @@ import pathlib
 import time
 import typing
 
-from tests.minicloud.process import CloudError
+from tests.minicloud.pids import CloudError
 
 Connection = typing.Any
 Server = typing.Any

@@ -29,15 +29,8 @@ import uuid
 
 from tests.minicloud import config, layout
 from tests.minicloud.layout import PORTS
-from tests.minicloud.process import (
-    CloudError,
-    Ready,
-    Supervisor,
-    Words,
-    end_pids,
-    pids,
-    wait_until,
-)
+from tests.minicloud.pids import CloudError, Ready, end_pids, pids, wait_until
+from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import Controller, consumers
 from tests.minicloud.tpm import Authority, Tpm
 

@@ -20,6 +20,7 @@ the same pid.  Nothing is ever ended by name.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,16 +29,21 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
+
+from tests.minicloud.pids import (
+    CloudError,
+    Ready,
+    group_members,
+    pids,
+    reap,
+    send,
+    stat,
+    wait_until,
+)
 
 MARKER = "MH_MINICLOUD"
 
-Ready = collections.abc.Callable[[], bool]
 Words = collections.abc.Sequence[str | os.PathLike[str]]
-
-
-class CloudError(Exception):
-    """Something of the minicloud did not work; says what and where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,106 +64,6 @@ class Record:
 
     def alive(self) -> bool:
         return self.state() not in ("", "Z", "X")
-
-
-def stat(pid: int) -> tuple[str, int] | None:
-    """State letter and start time of a pid, None if there is none."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return fields[0], int(fields[19])
-
-
-def reap(pid: int) -> None:
-    """Collect the exit status of a child; others' children are not ours."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except (ChildProcessError, OSError):
-        return
-
-
-def ancestors(pid: int) -> list[int]:
-    """The parents of a process, the nearest first."""
-    found = []
-    while pid > 1:
-        try:
-            text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            break
-        pid = int(text.rpartition(")")[2].split()[1])
-        found.append(pid)
-    return found
-
-
-def pids() -> list[int]:
-    return [int(p) for p in os.listdir("/proc") if p.isdigit()]
-
-
-def wait_until(
-    test: Ready, timeout: float, what: str, pause: float = 0.05
-) -> None:
-    """Wait for a test to hold; say what was waited for if it does not."""
-    end = time.monotonic() + timeout
-    while not test():
-        if time.monotonic() > end:
-            raise CloudError(f"{what}: not within {timeout:.0f} s")
-        time.sleep(pause)
-        pause = min(pause * 1.2, 0.5)
-
-
-def end_pids(
-    targets: collections.abc.Iterable[int], timeout: float = 5.0
-) -> None:
-    """Ask processes to end, each by its pid, and make them if they don't."""
-    left = {
-        pid: found[1] for pid in targets if (found := stat(pid)) is not None
-    }
-
-    def gone() -> bool:
-        for pid, started in list(left.items()):
-            reap(pid)
-            found = stat(pid)
-            if found is None or found[1] != started or found[0] in "ZX":
-                del left[pid]
-        return not left
-
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in list(left):
-            send(pid, number)
-        try:
-            wait_until(gone, timeout, "end of processes")
-        except CloudError:
-            continue
-        return
-    if left:
-        raise CloudError(f"processes {sorted(left)} cannot be ended")
-
-
-def send(pid: int, number: signal.Signals, group: bool = False) -> None:
-    try:
-        if group:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def group_members(leader: int) -> list[int]:
-    """The living members of a process group."""
-    found = []
-    for pid in pids():
-        try:
-            if os.getpgid(pid) != leader:
-                continue
-        except ProcessLookupError:
-            continue
-        state = stat(pid)
-        if state is not None and state[0] not in "ZX":
-            found.append(pid)
-    return found
 
 
 class Supervisor:
@@ -241,6 +147,43 @@ class Supervisor:
         if ready is not None:
             self.await_ready(name, ready, timeout)
         return True
+
+    def command(
+        self,
+        name: str,
+        argv: Words,
+        env: collections.abc.Mapping[str, str],
+        stdin: bytes = b"",
+        timeout: float = 300.0,
+    ) -> None:
+        """Run a command to its end; its output goes to the log `name`."""
+        words = [str(word) for word in argv]
+        with open(self.log(name), "ab") as log:
+            child = subprocess.Popen(
+                words,
+                env=dict(env) | {MARKER: self.mark.partition("=")[2]},
+                cwd=self.logs.parent,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(stdin)
+                child.stdin.close()
+        try:
+            wait_until(lambda: child.poll() is not None, timeout, words[0])
+        except BaseException:
+            send(child.pid, signal.SIGKILL, group=True)
+            child.wait()
+            raise
+        if child.returncode:
+            raise CloudError(
+                f"{' '.join(words[:4])} failed with status "
+                f"{child.returncode}; its log is {self.log(name)}\n"
+                + self.tail(name)
+            )
 
     def await_ready(self, name: str, ready: Ready, timeout: float) -> None:
         def test() -> bool:

@@ -22,7 +22,6 @@ import os
 import pathlib
 import shutil
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -31,7 +30,7 @@ import amqp
 
 from tests.minicloud import layout
 from tests.minicloud.layout import ADDRESS, PORTS
-from tests.minicloud.process import CloudError, Supervisor
+from tests.minicloud.process import Supervisor
 
 WSGI = {
     "keystone": "keystone.wsgi.api:application",
@@ -75,27 +74,9 @@ class Controller:
             "OS_NOVA_CONFIG_DIR": str(self.where.etc),
         }
 
-    def run(
-        self, argv: list[str], log: str, stdin: bytes | None = None
-    ) -> None:
+    def run(self, argv: list[str], log: str, stdin: bytes = b"") -> None:
         """Run a command to its end; its output goes to a log."""
-        path = self.processes.log(log)
-        with open(path, "ab") as out:
-            done = subprocess.run(
-                argv,
-                env=self.environment(),
-                input=stdin,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=self.where.base,
-                check=False,
-            )
-        if done.returncode:
-            raise CloudError(
-                f"{' '.join(argv[:4])} failed with status "
-                f"{done.returncode}; its log is {path}\n"
-                + self.processes.tail(log)
-            )
+        self.processes.command(log, argv, self.environment(), stdin)
 
     def mariadb(self) -> None:
         data = self.where.state / "mysql"
@@ -203,8 +184,12 @@ class Controller:
             "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
             "RABBITMQ_PID_FILE": f"{folder}/pid",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {interface}"
-            " -start_epmd false +sbwt none +S 1:1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
+                (
+                    f"-kernel inet_dist_use_interface {interface}",
+                    "-start_epmd false +sbwt none +S 1:1",
+                )
+            ),
         }
         self.processes.start(
             "rabbitmq",

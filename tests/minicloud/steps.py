@@ -19,6 +19,8 @@ import concurrent.futures
 import dataclasses
 import time
 
+from tests.minicloud.pids import GIVE_UP
+
 Report = collections.abc.Callable[[str, float], None]
 
 
@@ -34,36 +36,44 @@ def run_all(
 ) -> None:
     """Run every step once the steps it names are done.
 
-    The first failure is raised when all that had begun has ended; nothing
-    is begun after it.
+    At the first failure, or an interrupt, nothing more is begun, the steps
+    under way give up their waits, and it is raised when they have ended.
     """
-    begun = time.monotonic()
-    waiting = {step.name: step for step in steps}
-    done: set[str] = set()
-    running: dict[concurrent.futures.Future[object], str] = {}
-    failure: BaseException | None = None
-    with concurrent.futures.ThreadPoolExecutor(len(waiting) or 1) as pool:
-        while waiting or running:
-            if failure is None:
-                for step in list(waiting.values()):
-                    if done.issuperset(step.after):
-                        del waiting[step.name]
-                        running[pool.submit(step.action)] = step.name
-            if not running:
-                break
+    plan = _Plan(steps, report)
+    with concurrent.futures.ThreadPoolExecutor(len(steps) or 1) as pool:
+        try:
+            plan.run(pool)
+        except BaseException:
+            GIVE_UP.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            GIVE_UP.clear()
+            raise
+
+
+class _Plan:
+    def __init__(
+        self, steps: collections.abc.Sequence[Step], report: Report | None
+    ) -> None:
+        self.waiting = {step.name: step for step in steps}
+        self.done: set[str] = set()
+        self.running: dict[concurrent.futures.Future[object], str] = {}
+        self.report = report
+        self.begun = time.monotonic()
+
+    def run(self, pool: concurrent.futures.Executor) -> None:
+        while self.waiting or self.running:
+            for step in list(self.waiting.values()):
+                if self.done.issuperset(step.after):
+                    del self.waiting[step.name]
+                    self.running[pool.submit(step.action)] = step.name
+            if not self.running:
+                raise ValueError(f"never begun: {sorted(self.waiting)}")
             ended, _ = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED
+                self.running, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for future in ended:
-                name = running.pop(future)
-                error = future.exception()
-                if error is not None:
-                    failure = failure or error
-                    continue
-                done.add(name)
-                if report is not None:
-                    report(name, time.monotonic() - begun)
-    if failure is not None:
-        raise failure
-    if waiting:
-        raise ValueError(f"steps that cannot begin: {sorted(waiting)}")
+                name = self.running.pop(future)
+                future.result()
+                self.done.add(name)
+                if self.report is not None:
+                    self.report(name, time.monotonic() - self.begun)

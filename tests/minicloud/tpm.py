@@ -28,7 +28,8 @@ import subprocess
 
 from tests.minicloud import eventlog
 from tests.minicloud.layout import ADDRESS
-from tests.minicloud.process import CloudError, Supervisor, wait_until
+from tests.minicloud.pids import CloudError, wait_until
+from tests.minicloud.process import Supervisor
 from tests.minicloud.services import port_open
 
 _SESSIONS = 0x8002
