@@ -24,6 +24,8 @@ from mh_client.reports import Judgement, judge
 from mh_core.errors import MHError, NotFound
 
 EVENT = "client.server"
+#: Metadata that the host sets where it refused the last start.
+REFUSED = "mh_refused"
 RUNNING = "ACTIVE"
 #: Purposes of a release that a report is made for.
 STARTS = ("launch", "start", "migrate-in")

@@ -17,7 +17,7 @@ from typing import Any
 from mh_client.commands.base import ShowOne, columns, key_value, number
 from mh_client.launch import NewServer
 from mh_client.reports import CHECKS
-from mh_client.servers import Finding
+from mh_client.servers import REFUSED, RUNNING, Finding
 
 
 def _verdict(found: Finding) -> str:
@@ -37,6 +37,9 @@ def _reason(found: Finding) -> str:
     words = []
     if found.server.fault:
         words.append(found.server.fault)
+    told = found.server.metadata.get(REFUSED, "")
+    if told and found.server.status != RUNNING:
+        words.append(told)
     if found.refusal is not None:
         last = found.refusal
         text = f"key refused for {last.purpose} at {last.time}"

@@ -176,7 +176,7 @@ class TrustedLibvirtDriver(RefusingDriver):
             )
 
         launching = self._mh_launcher.launching(instance.uuid)
-        with faults.at_spawn() if launching else faults.at_start():
+        with faults.at_spawn() if launching else faults.at_start(instance):
             if not self._mh_decide(instance):
                 return create()
             if not (power_on or pause):
@@ -191,6 +191,7 @@ class TrustedLibvirtDriver(RefusingDriver):
                 LOG.info("Start admitted [%s]", event, instance=instance)
                 guest = create()
                 ok = True
+                faults.tell(instance, "")
                 return guest
             finally:
                 self._mh_started(instance, ok)
@@ -209,7 +210,7 @@ class TrustedLibvirtDriver(RefusingDriver):
         What can be refused is refused before nova destroys the domain, so
         that a running guest goes on.
         """
-        with faults.at_start():
+        with faults.at_start(instance):
             if self._mh_decide(instance):
                 self._mh_check_shape(instance, block_device_info, share_info)
                 self._mh_require()
@@ -227,7 +228,7 @@ class TrustedLibvirtDriver(RefusingDriver):
 
         False makes nova reboot hard, through the gate.
         """
-        with faults.at_start():
+        with faults.at_start(instance):
             if not self._mh_decide(instance):
                 return bool(super()._soft_reboot(instance))
             self._mh_require()

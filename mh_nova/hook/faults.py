@@ -35,6 +35,8 @@ LIMIT = 255
 LAUNCH = "Trusted launch refused"
 START = "Trusted start refused"
 OPERATION = "Refused for a trusted instance"
+#: Metadata of a server whose last start was refused: the reason.
+REFUSED = "mh_refused"
 
 
 def text(error: MHError, prefix: str = LAUNCH, limit: int = LIMIT) -> str:
@@ -118,10 +120,32 @@ def at_spawn() -> Iterator[None]:
         raise abort(error) from error
 
 
+def tell(instance: Any, reason: str) -> None:
+    """Where the tenant looks: the server's metadata.
+
+    nova shows a fault only for servers in ERROR, and who refused a start in
+    the action log only to administrators.
+
+    :param reason: empty to take an earlier one away.
+    """
+    metadata = dict(instance.metadata or {})
+    if metadata.get(REFUSED, "") == reason:
+        return
+    metadata.pop(REFUSED, None)
+    if reason:
+        metadata[REFUSED] = reason
+    instance.metadata = metadata
+    try:
+        instance.save()
+    except exception.NovaException:
+        LOG.warning("Not told: %s", reason, instance=instance)
+
+
 @contextlib.contextmanager
-def at_start() -> Iterator[None]:
-    """Turn our errors into :func:`refusal` of a later start."""
+def at_start(instance: Any) -> Iterator[None]:
+    """Turn our errors into :func:`refusal` of a later start, and say so."""
     try:
         yield
     except MHError as error:
+        tell(instance, text(error, START))
         raise refusal(error, START) from error

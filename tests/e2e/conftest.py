@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import collections.abc
+import os
+import pathlib
 
 import pytest
 
@@ -25,7 +27,8 @@ from tests.minicloud.world import World
 
 @pytest.fixture(scope="session")
 def product() -> collections.abc.Iterator[TrustedCloud]:
-    product = TrustedCloud(Cloud())
+    base = os.environ.get("MH_CLOUD_BASE")
+    product = TrustedCloud(Cloud(pathlib.Path(base) if base else None))
     try:
         product.start()
         yield product

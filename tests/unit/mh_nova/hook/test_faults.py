@@ -100,17 +100,38 @@ def test_at_spawn(kind: type[MHError]) -> None:
         raise kind("hook.x", "y")
 
 
-def test_at_start() -> None:
-    with pytest.raises(exception.NovaException) as caught, faults.at_start():
+class Record:
+    """An instance as far as its metadata goes."""
+
+    uuid = "u"
+
+    def __init__(self) -> None:
+        self.metadata = {"mine": "kept"}
+        self.saved = 0
+
+    def save(self) -> None:
+        self.saved += 1
+
+
+def test_at_start_tells_the_tenant_where_he_looks() -> None:
+    instance = Record()
+    with (
+        pytest.raises(exception.NovaException) as caught,
+        faults.at_start(instance),
+    ):
         raise Unavailable("hook.agent.unavailable", "no agent")
-    assert shown(caught.value) == (
-        "Trusted start refused: no agent [hook.agent.unavailable]"
-    )
+    said = "Trusted start refused: no agent [hook.agent.unavailable]"
+    assert shown(caught.value) == said
+    assert instance.metadata == {"mine": "kept", "mh_refused": said}
+    faults.tell(instance, "")
+    assert instance.metadata == {"mine": "kept"}
+    faults.tell(instance, "")
+    assert instance.saved == 2
 
 
 def test_novas_own_errors_pass_unchanged() -> None:
     wrong = exception.VirtualInterfaceCreateException()
-    for context in (faults.at_spawn(), faults.at_start()):
+    for context in (faults.at_spawn(), faults.at_start(Record())):
         with (
             pytest.raises(exception.VirtualInterfaceCreateException) as caught,
             context,
