@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from mh_attest.db import host_policies, hosts
+from mh_attest.db import hosts
 from mh_attest.enrolment import spki_digest
 from mh_attest.evidence.base import Question
 from mh_attest.service import Origin, Service, require
@@ -135,11 +135,6 @@ def sign(
     host, proof = appraisal.host, appraisal.proof
     if not appraisal.verdict.allowed or host is None or proof is None:
         raise Denied(appraisal.event, "only a host that passed gets a result")
-    with service.reading() as connection:
-        row = hosts.by_name(connection, host.name)
-        policy = host_policies.get(connection, host.group)
-    if row is None or row.id != host.id:
-        raise Denied(EVENT + ".host", "the host was deleted meanwhile")
     now = service.now()
     return AttestationResult(
         issuer=service.authority.issuer,
@@ -152,7 +147,7 @@ def sign(
         host_id=host.id,
         level=appraisal.level,
         bind_jwk=jose.public(proof.bind.jwk()),
-        tags={**(policy.tags if policy else {}), **row.tags},
+        tags=appraisal.tags,
     ).sign(service.authority.result_key)
 
 

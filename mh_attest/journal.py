@@ -26,7 +26,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mh_attest.db import tables
-from mh_attest.db.engine import unavailable
+from mh_attest.db.engine import WRITES, unavailable
 from mh_core import audit, jose
 from mh_core.encoding import canonical_json
 from mh_core.errors import MHError, Unavailable
@@ -38,6 +38,7 @@ CHECKPOINT_EVERY = 1.0
 _BATCH = 256
 _PATIENCE = 30.0
 
+_INSERT = sa.insert(tables.audit)
 Change = Callable[[sa.Connection], None]
 
 
@@ -65,7 +66,7 @@ class Journal:
         key: Mapping[str, Any],
         clock: Callable[[], float],
     ) -> None:
-        self._engine = engine
+        self._engine = engine.execution_options(**{WRITES: True})
         self._chain = chain
         self._key = key
         self._clock = clock
@@ -166,24 +167,26 @@ class Journal:
     ) -> bytes | None:
         """The chain's new head, or None where no record was added."""
         try:
-            with connection.begin_nested():
-                if job.change is not None:
+            if job.change is not None:
+                # What fails takes its own change back, not the others'.
+                with connection.begin_nested():
                     job.change(connection)
-                if job.record is None:
-                    return None
-                record = audit.encode({"at": int(self._clock()), **job.record})
-                link = audit.link(head, record)
-                connection.execute(
-                    sa.insert(tables.audit).values(
-                        chain=self._chain,
-                        seq=seq + 1,
-                        record=record,
-                        hash=link,
-                    )
-                )
         except MHError as exc:
             job.error = exc
             return None
+        if job.record is None:
+            return None
+        record = audit.encode({"at": int(self._clock()), **job.record})
+        link = audit.link(head, record)
+        connection.execute(
+            _INSERT,
+            {
+                "chain": self._chain,
+                "seq": seq + 1,
+                "record": record,
+                "hash": link,
+            },
+        )
         job.id = f"{self._chain}#{seq + 1}"
         return link
 

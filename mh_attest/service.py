@@ -173,8 +173,9 @@ class Service:
             then does the answer say how the host is *now*.
         """
 
+        proof, host = appraisal.proof, appraisal.host
+
         def change(connection: sa.Connection) -> None:
-            proof, host = appraisal.proof, appraisal.host
             if host is not None and proof is not None:
                 hosts.set_counters(
                     connection, host.id, proof.reset, proof.restart
@@ -184,9 +185,15 @@ class Service:
             if also is not None:
                 also(connection)
 
+        # The rule while a host is up: its release changes nothing here.
+        same = (
+            host is not None
+            and proof is not None
+            and (proof.reset, proof.restart) == (host.reset, host.restart)
+        )
         return self.journal.write(
             {**appraisal_record(appraisal), **origin.record(), **facts},
-            change,
+            None if same and asked_at is None and also is None else change,
         )
 
     def set_state(
@@ -250,6 +257,7 @@ def known(host: hosts.Host | None) -> verifier.KnownHost | None:
         bytes.fromhex(host.ak_name),
         host.reset_count,
         host.restart_count,
+        host.tags,
     )
 
 

@@ -17,7 +17,7 @@ what is allowed come in as arguments; a verdict goes out.
 
 import hmac
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -44,7 +44,9 @@ PASSED = "attest.appraise.passed"
 class KnownHost:
     """What enrolment and earlier quotes say about a host.
 
-    :param reset, restart: highest counters in any quote of its AK.
+    :param reset: highest resetCount in any quote of its AK; ``restart``:
+        highest restartCount with that.
+    :param tags: the operator's words about this host.
     """
 
     id: str
@@ -53,6 +55,7 @@ class KnownHost:
     ak_name: bytes
     reset: int
     restart: int
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Appraisal:
     :param proof: present from step 2 on, also where the verdict is no.
     :param level: of a host that passed, else empty.
     :param policy: fingerprint of the host policy judged by, or empty.
+    :param tags: the group's, and over them the host's.
     """
 
     verdict: Verdict
@@ -81,6 +85,7 @@ class Appraisal:
     proof: Proof | None = None
     level: str = ""
     policy: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def event(self) -> str:
@@ -159,6 +164,7 @@ def appraise(
         proof,
         judgement.level if verdict.allowed else "",
         "" if policy is None else policy.fingerprint(),
+        {**({} if policy is None else policy.tags), **host.tags},
     )
 
 

@@ -84,6 +84,10 @@ class TrustCache:
         self._silent_until = float("-inf")
         self._failure: MHError | None = None
 
+    def known(self) -> Mapping[str, State]:
+        """What is there, expired or not; asks nobody."""
+        return self._states
+
     def states(
         self, hosts: Sequence[str]
     ) -> tuple[Mapping[str, State], MHError | None]:

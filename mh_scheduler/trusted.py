@@ -63,12 +63,36 @@ class TrustedFilter(TrustFilter):
         self._cache = cache
         self._lock = threading.Lock()
         self._request = threading.local()
+        #: Last reason logged, by host.
+        self._said: dict[str, tuple[str, str]] = {}
 
-    def _states(self, hosts: list[str]) -> Any:
+    def _cache_of(self) -> TrustCache:
         with self._lock:
             if self._cache is None:
                 self._cache = _configured_cache()
-        return self._cache.states(hosts)
+            return self._cache
+
+    def _known(
+        self, hosts: list[Any], wanted: str
+    ) -> tuple[list[Any], list[Any]]:
+        """Hosts that pass by what is known, and the others.
+
+        Ten thousand hosts come through here at each launch.
+        """
+        get, now = self._cache_of().known().get, time.monotonic()
+        passed: list[Any] = []
+        rest: list[Any] = []
+        for host in hosts:
+            state = get(host.host)
+            if (
+                state is not None
+                and state.level == wanted
+                and state.expires > now
+            ):
+                passed.append(host)
+            else:
+                rest.append(host)
+        return passed, rest
 
     def run_filter_for_index(self, index: int) -> bool:
         # Nova calls this just before filter_all, in the same thread.
@@ -94,27 +118,53 @@ class TrustedFilter(TrustFilter):
             LOG.warning("%s=%r is not known here [%s]", EXTRA_SPEC, wanted,
                         SPEC)  # fmt: skip
             return self._end([], Counter({SPEC: len(hosts)}), None)
-        states, failure = self._states([host.host for host in hosts])
-        now = time.monotonic()
-        passed, reasons = [], Counter[str]()
-        for host in hosts:
-            state = states.get(host.host)
-            if (
-                state is not None
-                and state.level == wanted
-                and state.expires > now
-            ):
-                passed.append(host)
-            else:
+        passed, rest = self._known(hosts, wanted)
+        reasons = Counter[str]()
+        failure = None
+        if rest:
+            states, failure = self._cache_of().states([h.host for h in rest])
+            now, renewed = time.monotonic(), set()
+            for host in rest:
+                state = states.get(host.host)
+                if _good(state, wanted, now):
+                    renewed.add(id(host))
+                    continue
                 event = _reason(state, now)
                 reasons[event] += 1
-                _log(host, state, event, failure)
+                self._log(host, state, event, failure)
+            if renewed:
+                known = {id(host) for host in passed} | renewed
+                passed = [host for host in hosts if id(host) in known]
         return self._end(passed, reasons, failure)
 
     def host_passes(self, host_state: Any, filter_properties: Any) -> bool:
         """Nova's per-host form, for whoever calls that."""
         self._request.index = 1
         return bool(self.filter_all([host_state], filter_properties))
+
+    def _log(
+        self,
+        host: Any,
+        state: State | None,
+        event: str,
+        failure: MHError | None,
+    ) -> None:
+        """One line per host and reason: INFO when it is news, else DEBUG."""
+        why = (state.event if state else "") or (
+            failure.event if failure else "no answer"
+        )
+        news = self._said.get(host.host) != (event, why)
+        self._said[host.host] = (event, why)
+        say = LOG.info if news else LOG.debug
+        say(
+            "Host %(host)s refused: level %(level)s, %(why)s [%(event)s]",
+            {
+                "host": host.host,
+                "level": state.level if state else "unknown",
+                "why": why,
+                "event": event,
+            },
+        )
 
     def _end(
         self,
@@ -127,27 +177,16 @@ class TrustedFilter(TrustFilter):
         return passed
 
 
+def _good(state: State | None, wanted: str, now: float) -> bool:
+    return state is not None and state.level == wanted and state.expires > now
+
+
 def _reason(state: State | None, now: float) -> str:
     if state is None:
         return UNKNOWN
     if state.expires <= now:
         return STALE
     return UNKNOWN if state.level == "unknown" else UNTRUSTED
-
-
-def _log(
-    host: Any, state: State | None, event: str, failure: MHError | None
-) -> None:
-    LOG.info(
-        "Host %(host)s refused: level %(level)s, %(why)s [%(event)s]",
-        {
-            "host": host.host,
-            "level": state.level if state else "unknown",
-            "why": (state.event if state else "")
-            or (failure.event if failure else "no answer"),
-            "event": event,
-        },
-    )
 
 
 def _sentence(reasons: "Counter[str]", failure: MHError | None) -> str:

@@ -23,6 +23,10 @@ from oslo_config import cfg
 from mh_core.errors import Unavailable
 
 
+#: Execution option of a connection whose transactions write.
+WRITES = "mh_writes"
+
+
 def connect(conf: cfg.ConfigOpts) -> sa.Engine:
     """An engine for ``[database] connection``; opens nothing yet."""
     url = sa.make_url(conf.database.connection)
@@ -45,7 +49,10 @@ def connect(conf: cfg.ConfigOpts) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        # A transaction that reads first and writes then fails at once where
+        # another process wrote in between; IMMEDIATE waits instead.
+        writes = connection.get_execution_options().get(WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

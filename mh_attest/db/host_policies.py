@@ -19,11 +19,13 @@ from mh_attest.db.tables import host_policies
 from mh_attest.host_policy import HostPolicy
 from mh_core.encoding import canonical_json
 
+_BY_GROUP = sa.select(host_policies).where(
+    host_policies.c.grp == sa.bindparam("value")
+)
+
 
 def get(connection: sa.Connection, group: str) -> HostPolicy | None:
-    row = connection.execute(
-        sa.select(host_policies).where(host_policies.c.grp == group)
-    ).first()
+    row = connection.execute(_BY_GROUP, {"value": group}).first()
     if row is None:
         return None
     return HostPolicy(

@@ -78,21 +78,31 @@ def _values(host: Host) -> dict[str, Any]:
     return {**vars(host), "tags": canonical_json(host.tags).decode()}
 
 
-def _one(connection: sa.Connection, where: Any) -> Host | None:
-    row = connection.execute(sa.select(hosts).where(where)).first()
+def _by(column: Any) -> Any:
+    # Made once: building an expression costs more than running it.
+    return sa.select(hosts).where(column == sa.bindparam("value"))
+
+
+_BY_NAME = _by(hosts.c.name)
+_BY_AK_NAME = _by(hosts.c.ak_name)
+_BY_AK_SPKI = _by(hosts.c.ak_spki)
+
+
+def _one(connection: sa.Connection, query: Any, value: str) -> Host | None:
+    row = connection.execute(query, {"value": value}).first()
     return None if row is None else _host(row)
 
 
 def by_name(connection: sa.Connection, name: str) -> Host | None:
-    return _one(connection, hosts.c.name == name)
+    return _one(connection, _BY_NAME, name)
 
 
 def by_ak_name(connection: sa.Connection, ak_name: bytes) -> Host | None:
-    return _one(connection, hosts.c.ak_name == ak_name.hex())
+    return _one(connection, _BY_AK_NAME, ak_name.hex())
 
 
 def by_ak_spki(connection: sa.Connection, digest: str) -> Host | None:
-    return _one(connection, hosts.c.ak_spki == digest)
+    return _one(connection, _BY_AK_SPKI, digest)
 
 
 def by_names(

@@ -24,6 +24,9 @@ from mh_core.secret import Secret
 ROLES = ("operator", "reader", "relying")
 
 
+_BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("value"))
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who a bearer token belongs to."""
@@ -45,9 +48,7 @@ def digest(token: Secret) -> str:
 
 
 def find(connection: sa.Connection, token_digest: str) -> Caller | None:
-    row = connection.execute(
-        sa.select(tokens).where(tokens.c.digest == token_digest)
-    ).first()
+    row = connection.execute(_BY_DIGEST, {"value": token_digest}).first()
     if row is None:
         return None
     return Caller(str(row.name), tuple(str(row.roles).split(",")))
