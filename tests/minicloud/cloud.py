@@ -250,10 +250,8 @@ class Cloud:
             if known.isdisjoint([pid, *ancestors(pid)]):
                 strays.append(pid)
         for node in self.nodes:
-            if everything or not self.processes.alive(
-                f"{node.name}-namespace"
-            ):
-                strays += node.inhabitants()
+            if everything or not node.namespace.alive:
+                strays += node.namespace.inhabitants()
         end_pids(strays)
 
     # -- its parts

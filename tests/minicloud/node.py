@@ -29,37 +29,11 @@ import uuid
 
 from tests.minicloud import config, layout
 from tests.minicloud.layout import PORTS
-from tests.minicloud.pids import CloudError, Ready, end_pids, pids, wait_until
+from tests.minicloud.namespace import Namespace
+from tests.minicloud.pids import CloudError, Ready, end_pids, wait_until
 from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import Controller, consumers
 from tests.minicloud.tpm import Authority, Tpm
-
-# Directories of libvirt's that hold more than the state of running guests.
-_KEPT = ("save", "snapshot", "checkpoint", "nvram", "dump", "ram", "channel")
-
-# Run inside the new namespaces; the mounts vanish with the last process.
-_HOLDER = """
-set -e
-hostname "$NODE"
-bind() { mkdir -p "$1"; mount --bind "$1" "$2"; }
-for place in $PLACES; do bind "$ROOT$place" "$place"; done
-bind "$ROOT/instances" "$INSTANCES"
-mount --bind "$ROOT/hosts" /etc/hosts
-# libvirt writes the key of its encrypted secrets beside each guest's
-# monitor socket: never on a disk.
-domains=/var/lib/libvirt/qemu
-kept="$ROOT$domains"
-mkdir -p $domains
-options=mode=0751,nosuid,nodev,noexec,size=64m
-mount -t tmpfs -o $options,noswap tmpfs $domains 2>/dev/null ||
-    mount -t tmpfs -o $options tmpfs $domains
-for name in $KEPT; do
-    mkdir $domains/$name
-    bind "$kept/$name" $domains/$name
-done
-: > "$ROOT/ready"
-exec sleep infinity
-"""
 
 
 @dataclasses.dataclass
@@ -96,6 +70,9 @@ class Node:
         self._config = where.etc / f"compute{number}.conf"
         self._processes = processes
         self._controller = controller
+        self.namespace = Namespace(
+            self.name, where, processes, controller.environment()
+        )
         self.tpm = Tpm(
             self.name,
             where.state / f"tpm-{self.name}",
@@ -111,7 +88,11 @@ class Node:
     def start(self) -> None:
         """Power on: TPM, namespace, virtlogd and libvirtd."""
         self.tpm.start()
-        self._namespace()
+        if self.namespace.alive and not self.namespace.intact():
+            self._stop_inside()
+        if not self.namespace.alive:
+            self.namespace.start()
+            self._configure_libvirt()
         self.start_libvirt()
 
     def stop(self) -> None:
@@ -124,105 +105,33 @@ class Node:
         self.destroy_guests()
         for name in reversed(self._running()):
             self._processes.stop(name)
-        end_pids(self.inhabitants())
-        self._processes.stop(self._holder)
+        end_pids(self.namespace.inhabitants())
+        self._processes.stop(self.namespace.holder)
 
     def reboot(self) -> None:
         """Power off and on; nova-compute and added processes stay off."""
         self.stop()
         self.start()
 
-    def path(self, name: str) -> pathlib.Path:
-        """A path inside the node as seen from outside of it."""
-        pid = self._processes.pid(self._holder)
-        return pathlib.Path(f"/proc/{pid}/root") / name.lstrip("/")
-
-    @property
-    def _holder(self) -> str:
-        return f"{self.name}-namespace"
-
     def _running(self) -> list[str]:
         """The node's processes but those of the machine itself."""
-        machine = (self._holder, self.tpm.name)
+        machine = (self.namespace.holder, self.tpm.name)
         return [
             name
             for name in self._processes.names()
             if name.startswith(f"{self.name}-") and name not in machine
         ]
 
-    def _intact(self) -> bool:
-        """Whether the namespace still shows this node's folders.
-
-        A folder that was removed and made again is another one.
-        """
-        for place in layout.MOUNT_POINTS:
-            try:
-                inside = os.stat(self.path(place))
-                outside = os.stat(self.folder / place[1:])
-            except OSError:
-                return False
-            if (inside.st_dev, inside.st_ino) != (
-                outside.st_dev,
-                outside.st_ino,
-            ):
-                return False
-        return True
-
-    def _namespace(self) -> None:
-        if self._processes.alive(self._holder):
-            if self._intact():
-                return
-            self._stop_inside()
-        self._make_folders()
-        ready = self.folder / "ready"
-        ready.unlink(missing_ok=True)
-        self._processes.start(
-            self._holder,
-            [
-                "/usr/bin/unshare",
-                "--mount",
-                "--uts",
-                "--propagation",
-                "private",
-                "/bin/sh",
-                "-c",
-                _HOLDER,
-            ],
-            env=self._controller.environment()
-            | {
-                "NODE": self.name,
-                "ROOT": str(self.folder),
-                "INSTANCES": str(self.where.instances),
-                "PLACES": " ".join(layout.MOUNT_POINTS),
-                "KEPT": " ".join(_KEPT),
-            },
-            ready=ready.exists,
-            timeout=20,
-        )
-
-    def _make_folders(self) -> None:
-        for place in layout.MOUNT_POINTS:
-            pathlib.Path(place).mkdir(parents=True, exist_ok=True)
-            (self.folder / place[1:]).mkdir(parents=True, exist_ok=True)
-        for name in ("instances", "state/lock"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        # What libvirt keeps of a guest while it runs is stale after a boot.
-        for place in ("run/libvirt", "run/mystery-hill"):
-            layout.empty(self.folder / place)
-        (self.folder / "hosts").write_text(config.HOSTS)
-        etc = self.folder / "etc/libvirt"
-        names = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name))}
-        for name, text in (
-            ("libvirtd.conf", config.LIBVIRTD),
-            ("qemu.conf", config.QEMU),
-        ):
-            (etc / name).write_text(config.render(text, names))
+    def path(self, name: str) -> pathlib.Path:
+        """A path inside the node as seen from outside of it."""
+        return self.namespace.path(name)
 
     def forget(self) -> None:
         """Remove what Nova and libvirt keep here, and no one else's."""
         for name in (
             "instances",
             "state",
+            "tmp",
             "etc/libvirt",
             "run/libvirt",
             "var/lib/libvirt",
@@ -231,40 +140,13 @@ class Node:
         ):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def inhabitants(self) -> list[int]:
-        """Every process that sees this node's folder as its own /run.
-
-        That is how the guests are found, too, which libvirt detaches.
-        """
-        try:
-            here = os.stat(self.folder / "run/mystery-hill")
-        except OSError:
-            return []
-        holder = self._processes.record(self._holder)
-        found = []
-        for pid in pids():
-            if holder is not None and pid == holder.pid:
-                continue
-            try:
-                seen = os.stat(f"/proc/{pid}/root/run/mystery-hill")
-            except OSError:
-                continue
-            if (seen.st_dev, seen.st_ino) == (here.st_dev, here.st_ino):
-                found.append(pid)
-        return found
-
     # -- processes inside
 
-    def _inside(self, argv: Words) -> list[str]:
-        pid = self._processes.pid(self._holder)
-        return [
-            "/usr/bin/nsenter",
-            f"--target={pid}",
-            "--mount",
-            "--uts",
-            "--",
-            *map(str, argv),
-        ]
+    def environment(self) -> dict[str, str]:
+        """The whole environment of every process of the node."""
+        return self._controller.environment() | {
+            "TMPDIR": f"{self.folder}/tmp"
+        }
 
     def run(
         self,
@@ -279,8 +161,8 @@ class Node:
         """Start a process in the node; it is known as NODE-NAME."""
         self._processes.start(
             f"{self.name}-{name}",
-            self._inside(argv),
-            env=self._controller.environment() | dict(env or {}),
+            self.namespace.inside(argv),
+            env=self.environment() | dict(env or {}),
             inputs=inputs,
             ready=ready,
             timeout=timeout,
@@ -311,11 +193,11 @@ class Node:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the node to its end, with its output."""
         done = subprocess.run(
-            self._inside(argv),
+            self.namespace.inside(argv),
             text=True,
             timeout=timeout,
             check=False,
-            env=self._controller.environment() | dict(env or {}),
+            env=self.environment() | dict(env or {}),
             capture_output=True,
             **more,
         )
@@ -327,6 +209,15 @@ class Node:
         return done
 
     # -- libvirt
+
+    def _configure_libvirt(self) -> None:
+        etc = self.folder / "etc/libvirt"
+        names = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name))}
+        for name, text in (
+            ("libvirtd.conf", config.LIBVIRTD),
+            ("qemu.conf", config.QEMU),
+        ):
+            (etc / name).write_text(config.render(text, names))
 
     def start_libvirt(self) -> None:
         run = self.folder / "run/libvirt"
