@@ -22,7 +22,6 @@ from oslo_config import cfg
 
 from mh_core.errors import Unavailable
 
-
 #: Execution option of a connection whose transactions write.
 WRITES = "mh_writes"
 
