@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,19 +62,29 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             server.kill()
 
 
+# in a process of its own: glance adds command line options to the one CONF
+# of oslo.config, which nova's tests have parsed by then
+TABLES = """
+import sys
+import sqlalchemy
+from glance.db.sqlalchemy import models
+models.BASE.metadata.create_all(
+    sqlalchemy.create_engine(sys.argv[1]),
+    tables=[models.Image.__table__, models.ImageProperty.__table__],
+)
+"""
+
+
 @pytest.fixture(scope="module")
 def engine(mariadb: Path) -> sqlalchemy.Engine:
-    from glance.db.sqlalchemy import (  # type: ignore[import-untyped]
-        models,
-    )
-
     url = f"mysql+pymysql://root@localhost/?unix_socket={mariadb}"
     with sqlalchemy.create_engine(url).connect() as connection:
         connection.execute(sqlalchemy.text("CREATE DATABASE glance"))
-    engine = sqlalchemy.create_engine(url.replace("/?", "/glance?"))
-    tables = [models.Image.__table__, models.ImageProperty.__table__]
-    models.BASE.metadata.create_all(engine, tables=tables)
-    return engine
+    url = url.replace("/?", "/glance?")
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TABLES, url], check=True
+    )
+    return sqlalchemy.create_engine(url)
 
 
 @pytest.fixture
