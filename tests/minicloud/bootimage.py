@@ -102,8 +102,8 @@ def build(token: bytes, size: int = 1 << 20, marker: bytes = b"") -> bytes:
     """The disk as bytes; `marker` stands in clear at 64 KiB."""
     if not token or len(token) >= SECTOR or b"\0" in token:
         raise ValueError("the token must fit into a sector")
-    if size % SECTOR or size < (1 << 17):
-        raise ValueError("at least 128 KiB, in whole sectors")
+    if size % SECTOR or size < (1 << 20):  # the BIOS starts none smaller
+        raise ValueError("at least 1 MiB, in whole sectors")
     disk = bytearray(size)
     code = boot_sector()
     disk[: len(code)] = code
