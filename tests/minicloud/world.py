@@ -26,14 +26,17 @@ import re
 import secrets
 import time
 import typing
+import uuid
 
 import openstack
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from mh_core.request import Disk, KeyRequest
 from mh_nova.agent.tpm import Tpm
 from tests.minicloud import bootimage, guest
+from tests.minicloud.foul.glance import Glance
 from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
 from tests.minicloud.trusted import (
@@ -109,6 +112,7 @@ class World:
         self.operator = self._operator()
         self._second: TrustedImage | None = None
         self._kept: typing.Any = None
+        self._traited: collections.abc.Callable[[], None] = lambda: None
 
     def _rest(self, origin: str, token: pathlib.Path) -> Rest:
         return Rest(origin, self.product.ca, token.read_text().strip())
@@ -230,6 +234,25 @@ class World:
             },
         )
         return str(made["ticket"])
+
+    def request(
+        self, image: TrustedImage, key_id: str | None = None
+    ) -> KeyRequest:
+        """What host 1 would ask for a new instance of this image."""
+        key_id = key_id or image.key_id
+        return KeyRequest(
+            key_id=key_id,
+            kms_origin=KMS_ORIGIN,
+            purpose="launch",
+            instance=str(uuid.uuid4()),
+            project=self.tenant.current_project_id,
+            user="root",
+            host=self.node1.name,
+            image=image.id,
+            manifest_digest=image.manifest_digest,
+            disks=(Disk("disk", str(uuid.uuid4())),),
+            ticket=self.ticket(image) if key_id == image.key_id else "",
+        )
 
     def launch(
         self,
@@ -406,6 +429,15 @@ class World:
         name = hashlib.sha1(image_id.encode()).hexdigest()  # noqa: S324
         for path in (self.node1.folder / "instances/_base").glob(name + "*"):
             path.unlink()
+
+    def untraited(self, image: TrustedImage) -> str:
+        """Take the trait: property off, as an operator could; its id."""
+        glance = Glance(self.cloud.where.mysql_socket, self.glance_store)
+        self._traited = glance.strip(image.id, "trait:")
+        return image.id
+
+    def traited(self, image: TrustedImage) -> None:
+        self._traited()
 
     def second(self, image: TrustedImage) -> TrustedImage:
         """Another image under the same key, made once."""

@@ -13,6 +13,9 @@
 
 from __future__ import annotations
 
+from mh_core.encoding import unb64u
+from mh_core.errors import MHError
+from mh_nova.agent.prover import Prover
 from tests.minicloud.foul.glance import Glance
 from tests.minicloud.node import Node
 from tests.minicloud.refusals import Seen, launch, refusal
@@ -116,3 +119,60 @@ def not_enrolled_forced(world: World, image: TrustedImage) -> Seen:
         )
     finally:
         undo()
+
+
+def _wrapped(world: World, image: TrustedImage) -> tuple[Prover, str, bytes]:
+    """A key of the image wrapped to host 1, as its agent would get it."""
+    device, _certificate = world.device(world.node1)
+    state = world.node1.folder / "var/lib/mystery-hill/agent"
+    log = world.node1.folder / "var/lib/mystery-hill/eventlog"
+    prover = Prover(device, str(state), str(log))
+    request = world.request(image)
+    url = f"/v1/keys/{image.key_id}"
+    nonce = world.kms("POST", url + "/challenge", {})["nonce"]
+    evidence = prover.release_evidence(unb64u(nonce), request.digest())
+    answer = world.kms(
+        "POST",
+        url + "/release",
+        {
+            "nonce": nonce,
+            "request": request.to_dict(),
+            "evidence": evidence.to_dict(),
+        },
+    )
+    jwe = str(answer["jwe"])
+    prover.unwrap(jwe, request.digest())  # opens, as long as nothing changes
+    return prover, jwe, request.digest()
+
+
+def _opened(prover: Prover, jwe: str, digest: bytes) -> str:
+    try:
+        prover.unwrap(jwe, digest)
+    except MHError as error:
+        return error.event
+    return "the old wrapped key opened"
+
+
+@refusal(
+    "a key wrapped before a PCR was extended",
+    "TPM",
+    "agent.tpm.policy",
+    again=False,
+)
+def wrapped_before_extend(world: World, image: TrustedImage) -> Seen:
+    prover, jwe, digest = _wrapped(world, image)
+    world.node1.tpm.extend(4, _EXTENDED)
+    try:
+        yield _opened(prover, jwe, digest)
+    finally:
+        world.node1.tpm.reset()
+
+
+@refusal("a key wrapped before the host was reset", "TPM", "agent.tpm.boot")
+def wrapped_before_reset(world: World, image: TrustedImage) -> Seen:
+    prover, jwe, digest = _wrapped(world, image)
+    world.node1.tpm.reset()
+    try:
+        yield _opened(prover, jwe, digest)
+    finally:
+        world.agent_ready(world.node1)

@@ -99,6 +99,27 @@ def other_project(world: World, image: TrustedImage) -> Seen:
 
 
 @refusal(
+    "another project launching its own copy of the image",
+    "key server",
+    "kms.release.project",
+)
+def copied(world: World, image: TrustedImage) -> Seen:
+    path = world.product.stranger / "copy.qcow2"
+    path.write_bytes(_glance(world).path(image.id).read_bytes())
+    kept = {
+        name: value
+        for name, value in _glance(world).properties(image.id).items()
+        if name.startswith(("mh_", "os_encrypt", "os_decrypt", "trait:"))
+    }
+    copy = guest.upload(world.other, "copy", path, "qcow2", **kept)
+    try:
+        yield launch(world, image, conn=world.other, image_id=copy.id)
+    finally:
+        world.other.image.delete_image(copy.id)
+        path.unlink()
+
+
+@refusal(
     "a launch without a ticket, by the operator in the tenant's project",
     "key server",
     "kms.release.ticket",

@@ -18,7 +18,6 @@ import contextlib
 import typing
 import uuid
 
-from mh_core.request import Disk, KeyRequest
 from tests.minicloud.foul import authority, node
 from tests.minicloud.foul.glance import Glance
 from tests.minicloud.refusals import Seen, launch, refusal
@@ -68,19 +67,7 @@ def _asks(
     world: World, image: TrustedImage, key_id: str, lie: node.Lie
 ) -> str:
     """The host asks for the key by itself; what the key server says."""
-    request = KeyRequest(
-        key_id=key_id,
-        kms_origin=KMS_ORIGIN,
-        purpose="launch",
-        instance=str(uuid.uuid4()),
-        project=world.tenant.current_project_id,
-        user="liar",
-        host=world.node1.name,
-        image=image.id,
-        manifest_digest=image.manifest_digest,
-        disks=(Disk("disk", str(uuid.uuid4())),),
-        ticket=world.ticket(image) if key_id == image.key_id else "",
-    )
+    request = world.request(image, key_id)
     url = f"{KMS_ORIGIN}/v1/keys/{key_id}"
     answer = node.ask(url, world.product.ca, request, lie)
     recorded = world.kms_audit(key_id)[-1]["event"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from tests.minicloud.cases.hosts import _scheduled
 from tests.minicloud.refusals import Seen, launch, refusal
 from tests.minicloud.trusted import wait_for
-from tests.minicloud.world import TrustedImage, World
+from tests.minicloud.world import FOUL_FLAVOR, TrustedImage, World
 
 
 def _forced(world: World, image: TrustedImage) -> str:
@@ -92,4 +92,29 @@ def tpm_gone_scheduled(world: World, image: TrustedImage) -> Seen:
         yield _scheduled(world, image)
     finally:
         node.tpm.start()
+        world.agent_ready(node)
+
+
+@refusal(
+    "libvirt's domain directory on a disk, host forced",
+    "agent",
+    "agent.guard.tmpfs",
+)
+def not_on_tmpfs(world: World, image: TrustedImage) -> Seen:
+    node = world.node1
+    where = "/var/lib/libvirt/qemu"
+    node.command(["mount", "--bind", "/var/lib/libvirt/images", where])
+    try:
+        world.wait_trait(node, False)
+        yield launch(
+            world,
+            image,
+            conn=world.operator,
+            flavor=FOUL_FLAVOR,
+            image_id=world.untraited(image),
+            availability_zone="nova:node1",
+        )
+    finally:
+        world.traited(image)
+        node.command(["umount", where])
         world.agent_ready(node)
