@@ -53,11 +53,12 @@ class Libvirt:
         with self._lock:
             if self._connection is not None:
                 try:
-                    if self._connection.isAlive():
-                        return self._connection
+                    # asks the daemon: isAlive() does not notice a restart
+                    self._connection.getLibVersion()
                 except libvirt.libvirtError:
-                    pass
-                self._connection = None
+                    self._connection = None
+                else:
+                    return self._connection
             try:
                 self._connection = libvirt.open(self._uri)
             except libvirt.libvirtError as exc:
