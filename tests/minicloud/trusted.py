@@ -185,6 +185,10 @@ class TrustedCloud:
             folder=self.mh / "scheduler",
             filters=",".join(_FILTERS),
         )
+        # how soon a host's trait follows its state, seconds
+        self.cloud.extra["nova-compute.conf"] = (
+            "[DEFAULT]\nupdate_resources_interval = 4\n"
+        )
         for node in self.cloud.nodes:
             node.options.command = ["mh-nova-compute"]
             node.options.driver = "mh.TrustedLibvirtDriver"

@@ -103,7 +103,7 @@ def tpm_gone_scheduled(world: World, image: TrustedImage) -> Seen:
 def not_on_tmpfs(world: World, image: TrustedImage) -> Seen:
     node = world.node1
     where = "/var/lib/libvirt/qemu"
-    node.command(["mount", "--bind", "/var/lib/libvirt/images", where])
+    node.command(["mount", "--bind", "/var/lib/mystery-hill", where])
     try:
         world.wait_trait(node, False)
         yield launch(
