@@ -119,6 +119,7 @@ metadata_workers = 1
 rootwrap_config = @VENV@/etc/nova/rootwrap.conf
 sync_power_state_interval = 30
 update_resources_interval = 15
+periodic_fuzzy_delay = 0
 report_interval = 5
 service_down_time = 30
 [api]

@@ -68,6 +68,8 @@ class Controller:
             "PYTHONWARNINGS": "ignore",
             "PYTHONDONTWRITEBYTECODE": "1",
             "no_proxy": "127.0.0.1",
+            # Nova's own threads, also in nova-manage.
+            "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true",
             "OS_KEYSTONE_CONFIG_DIR": str(self.where.etc),
             "OS_GLANCE_CONFIG_DIR": str(self.where.etc),
             "OS_PLACEMENT_CONFIG_DIR": str(self.where.etc),

@@ -20,7 +20,7 @@ import typing
 import openstack
 
 from tests.minicloud.layout import ADDRESS, PORTS
-from tests.minicloud.services import DATABASES, Controller
+from tests.minicloud.services import DATABASES, HERE, Controller
 
 # user -> password, project and role beside those of the services
 PEOPLE = {
@@ -92,16 +92,16 @@ class Setup:
     def finish(self) -> None:
         self._mark.touch()
 
-    def _tool(self, service: str, conf: str, log: str, *words: str) -> None:
-        self.controller.run(
-            [
-                str(self.where.bin / f"{service}-manage"),
-                "--config-file",
-                str(self.where.etc / conf),
-                *words,
-            ],
-            log,
-        )
+    def _manage(
+        self, service: str, conf: str, *commands: tuple[str, ...]
+    ) -> None:
+        """Run commands of a service's management tool, one by one."""
+        argv = [str(self.where.bin / "python"), str(HERE / "manage.py")]
+        argv.append(f"{service}.cmd.manage")
+        for command in commands:
+            argv += ["--", "--config-file", str(self.where.etc / conf)]
+            argv += command
+        self.controller.run(argv, f"setup-{service}")
 
     def databases(self) -> None:
         if self.complete:
@@ -119,25 +119,20 @@ class Setup:
             (self.where.state / name).mkdir(mode=0o700, exist_ok=True)
         url = f"http://{ADDRESS}:{PORTS['keystone']}/v3"
 
-        def tool(*words: str) -> None:
-            self._tool("keystone", "keystone.conf", "setup-keystone", *words)
-
-        root = ["--keystone-user", "root", "--keystone-group", "root"]
-        tool("db_sync")
-        tool("fernet_setup", *root)
-        tool("credential_setup", *root)
-        tool(
-            "bootstrap",
-            "--bootstrap-password",
-            "admin",
-            "--bootstrap-admin-url",
-            url,
-            "--bootstrap-internal-url",
-            url,
-            "--bootstrap-public-url",
-            url,
-            "--bootstrap-region-id",
-            "RegionOne",
+        root = ("--keystone-user", "root", "--keystone-group", "root")
+        self._manage(
+            "keystone",
+            "keystone.conf",
+            ("db_sync",),
+            ("fernet_setup", *root),
+            ("credential_setup", *root),
+            (
+                *("bootstrap", "--bootstrap-password", "admin"),
+                *("--bootstrap-admin-url", url),
+                *("--bootstrap-internal-url", url),
+                *("--bootstrap-public-url", url),
+                *("--bootstrap-region-id", "RegionOne"),
+            ),
         )
 
     def glance(self) -> None:
@@ -145,29 +140,27 @@ class Setup:
             return
         for name in ("glance", "glance-staging", "glance-tasks", "lock"):
             (self.where.state / name).mkdir(exist_ok=True)
-        self._tool("glance", "glance-api.conf", "setup-glance", "db_sync")
+        self._manage("glance", "glance-api.conf", ("db_sync",))
 
     def placement(self) -> None:
         if not self.complete:
-            self._tool(
-                "placement", "placement.conf", "setup-placement", "db", "sync"
-            )
+            self._manage("placement", "placement.conf", ("db", "sync"))
 
     def nova(self) -> None:
         if self.complete:
             return
         (self.where.state / "nova").mkdir(exist_ok=True)
-
-        def tool(*words: str) -> None:
-            self._tool("nova", "nova.conf", "setup-nova", *words)
-
         cell0 = "mysql+pymysql://root@localhost/nova_cell0?unix_socket=" + str(
             self.where.mysql_socket
         )
-        tool("api_db", "sync")
-        tool("cell_v2", "map_cell0", "--database_connection", cell0)
-        tool("db", "sync")
-        tool("cell_v2", "create_cell", "--name", "cell1")
+        self._manage(
+            "nova",
+            "nova.conf",
+            ("api_db", "sync"),
+            ("cell_v2", "map_cell0", "--database_connection", cell0),
+            ("db", "sync"),
+            ("cell_v2", "create_cell", "--name", "cell1"),
+        )
 
     def people(self) -> None:
         """Projects, users, roles, services and endpoints."""
