@@ -22,7 +22,7 @@ from typing import Any
 from mh_client.audit import entry
 from mh_client.images import TrustedImage
 from mh_client.nova import Server
-from mh_client.servers import Finding, Servers
+from mh_client.servers import NO_HOST, Finding, Servers
 from mh_client.steps import Steps
 from mh_core.errors import InputError, MHError
 
@@ -165,7 +165,7 @@ class Launch:
     def _failed(self, server: Server) -> None:
         fault = server.fault or "nova gives no reason"
         self._steps.cross("failed", fault)
-        if "No valid host" in fault:
+        if NO_HOST in fault:
             for line in self._servers.why_no_host():
                 self._steps.note(line)
         raise MHError(

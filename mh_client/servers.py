@@ -24,6 +24,8 @@ from mh_client.reports import Judgement, judge
 from mh_core.errors import MHError, NotFound
 
 EVENT = "client.server"
+#: In nova's fault where placement or a filter left no host.
+NO_HOST = "No valid host"
 #: Metadata that the host sets where it refused the last start.
 REFUSED = "mh_refused"
 RUNNING = "ACTIVE"
@@ -38,6 +40,8 @@ class Finding:
     :param problem: why image or report could not be judged; empty if they
         were.
     :param decisions: of the key server about this instance, oldest first.
+    :param hosts: where no host was found, what the attestation server says
+        of each.
     """
 
     server: Server
@@ -45,6 +49,7 @@ class Finding:
     judgement: Judgement | None
     decisions: tuple[Entry, ...]
     problem: str = ""
+    hosts: tuple[str, ...] = ()
 
     @property
     def verified(self) -> bool:
@@ -147,8 +152,14 @@ class Servers:
                 judgement = self.judge(server, image)
             except MHError as exc:
                 problems.append(f"report: {exc}")
+        hosts = self.why_no_host() if NO_HOST in server.fault else []
         return Finding(
-            server, image, judgement, decisions, "; ".join(problems)
+            server,
+            image,
+            judgement,
+            decisions,
+            "; ".join(problems),
+            tuple(hosts),
         )
 
     def why_no_host(self) -> list[str]:

@@ -5,4 +5,4 @@ BIN=${1:+$1/}
 "${BIN}ruff" check .
 "${BIN}ruff" format --check .
 "${BIN}mypy"
-"${BIN}lint-imports"
+"${BIN}lint-imports" --cache-dir run/cache/imports

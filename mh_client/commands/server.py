@@ -37,6 +37,7 @@ def _reason(found: Finding) -> str:
     words = []
     if found.server.fault:
         words.append(found.server.fault)
+    words += found.hosts
     told = found.server.metadata.get(REFUSED, "")
     if told and found.server.status != RUNNING:
         words.append(told)

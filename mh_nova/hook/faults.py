@@ -24,6 +24,9 @@ from typing import Any
 import nova.conf
 from nova import exception, objects
 from oslo_log import log as logging
+from oslo_messaging import (  # type: ignore[import-untyped]
+    MessagingException,
+)
 
 from mh_core.errors import MHError
 from mh_core.secret import redact
@@ -137,8 +140,14 @@ def tell(instance: Any, reason: str) -> None:
     instance.metadata = metadata
     try:
         instance.save()
-    except exception.NovaException:
-        LOG.warning("Not told: %s", reason, instance=instance)
+    except (exception.NovaException, MessagingException) as exc:
+        # neither a refusal nor a guest that runs depends on it
+        LOG.warning(
+            "The server's metadata does not say %r: %s",
+            reason,
+            exc,
+            instance=instance,
+        )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from nova import exception, objects
 from nova.compute import task_states, vm_states
 from nova.virt import images
 from oslo_log import log as logging
-from oslo_messaging import MessagingTimeout  # type: ignore[import-untyped]
+from oslo_messaging import MessagingException  # type: ignore[import-untyped]
 
 LOG = logging.getLogger(__name__)
 _POLL = 0.1
@@ -74,8 +74,8 @@ def _put_back(uuid: str, before: str, seconds: float) -> None:
         except exception.InstanceUpdateConflict:
             # something newer has begun; its word counts
             return
-        except MessagingTimeout:
-            # the conductor is slow
+        except MessagingException:
+            # the conductor is slow, or its database is
             continue
         LOG.info(
             "Refused rescue: the server is %s again",

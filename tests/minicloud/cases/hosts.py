@@ -18,6 +18,7 @@ from mh_core.errors import MHError
 from mh_nova.agent.prover import Prover
 from tests.minicloud.foul.glance import Glance
 from tests.minicloud.node import Node
+from tests.minicloud.process import CloudError
 from tests.minicloud.refusals import Seen, launch, refusal
 from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import FOUL_FLAVOR, TrustedImage, World
@@ -61,6 +62,26 @@ def not_enrolled(world: World, image: TrustedImage) -> Seen:
     finally:
         world.only(world.node1, world.node2)
         undo()
+
+
+@refusal(
+    "no trusted host left: server show says what each host is",
+    "placement",
+    "attest.appraise.passed",
+    again=False,
+)
+def no_host_left(world: World, image: TrustedImage) -> Seen:
+    world.only(world.node2)
+    try:
+        server = world.launch("refused", image)
+        shown = world.product.answer(
+            "tenant", "trusted", "server", "show", server.id
+        )
+        if "No valid host" not in shown["reason"]:
+            raise CloudError(f"{shown}")
+        yield shown["reason"]
+    finally:
+        world.only(world.node1, world.node2)
 
 
 @refusal(

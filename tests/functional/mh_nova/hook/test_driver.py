@@ -21,13 +21,14 @@ from typing import Any
 
 import nova.conf
 import pytest
-from nova import exception
+from nova import exception, objects
 from nova.compute import manager, task_states
 from nova.compute import provider_tree as tree
 from nova.compute import utils as compute_utils
 from nova.virt import driver as virt_driver
 from nova.virt.libvirt import imagecache
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_messaging import MessagingTimeout
 
 from mh_nova.hook import faults, restore
 from mh_nova.hook.guard import TRAIT
@@ -78,6 +79,18 @@ class Stock:
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
     return Stock(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The metadata of every save of an instance."""
+    notes: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        objects.Instance,
+        "save",
+        lambda self, *args, **kwargs: notes.append(dict(self.metadata)),
+    )
+    return notes
 
 
 @pytest.fixture
@@ -132,7 +145,11 @@ def test_a_start_that_fails_is_reported(
     "answer", [no("agent.kms.refused"), no("agent.admit.disk"), None]
 )
 def test_no_start_without_the_agents_word(
-    driver: Any, agent: FakeAgent, stock: Stock, answer: Any
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    saved: list[dict[str, str]],
+    answer: Any,
 ) -> None:
     stock.replace("_create_guest")
     agent.answers["start"] = answer
@@ -141,6 +158,34 @@ def test_no_start_without_the_agents_word(
     assert stock.calls == []
     assert agent.asked("started")[0]["ok"] is False
     assert message(caught.value).startswith("Trusted start refused: ")
+    assert saved[-1][faults.REFUSED] == message(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [exception.InstanceNotFound(instance_id="x"), MessagingTimeout("slow")],
+)
+def test_what_cannot_be_told_changes_no_outcome(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(self: Any, *args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(objects.Instance, "save", fail)
+    stock.replace("_create_guest")
+    stock.during = lambda driver: "guest"
+    before = {faults.REFUSED: "an earlier reason", "mh_ticket": "T" * 43}
+    one = make_instance(metadata=before)
+    assert driver._create_guest(None, XML, one) == "guest"
+    assert one.metadata == {"mh_ticket": "T" * 43}
+    agent.answers["start"] = no("agent.admit.disk")
+    with pytest.raises(exception.NovaException, match=r"agent\.admit\.disk"):
+        driver._create_guest(None, XML, one)
+    assert stock.calls == ["_create_guest"]
 
 
 def test_paused_is_started_but_defined_is_not(

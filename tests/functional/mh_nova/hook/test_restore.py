@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy
 from nova import context as nova_context
 from nova import exception, objects
 from nova.compute import manager, task_states, vm_states
@@ -39,7 +40,17 @@ CONTEXT = nova_context.get_admin_context()
 def database(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("db") / "nova.sqlite"
     db_api.context_manager.configure(connection=f"sqlite:///{path}")
-    models.BASE.metadata.create_all(db_api.get_engine())
+    engine = db_api.get_engine()
+
+    # as on a server's database, two writers wait for each other: SQLite
+    # fails a transaction that read before another one wrote
+    @sqlalchemy.event.listens_for(engine, "begin", insert=True)
+    def lock(connection: sqlalchemy.Connection) -> None:
+        if "in_transaction" not in connection.info:
+            connection.execute(sqlalchemy.text("BEGIN IMMEDIATE"))
+            connection.info["in_transaction"] = True
+
+    models.BASE.metadata.create_all(engine)
 
 
 @pytest.fixture
@@ -92,6 +103,7 @@ class Manager(manager.ComputeManager):
             get_instance_nw_info=lambda context, instance: []
         )
         self.image_api = None
+        self.rt = SimpleNamespace(update_usage=lambda *args: None)
         self.share_manager = SimpleNamespace(
             get_share_info=lambda context, instance: None,
             mount_all=lambda *args: None,
