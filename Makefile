@@ -17,7 +17,7 @@ demo: install
 	@$(BIN)/python -m tests.minicloud.demo $(if $(KEEP),--keep)
 
 demo-stop:
-	@$(BIN)/python -m tests.minicloud stop
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -m tests.minicloud stop
 
 test: install lint
 	@$(BIN)/python tools/run_tests.py
