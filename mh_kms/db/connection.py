@@ -100,15 +100,19 @@ class Database:
             try:
                 if not durable:
                     connection.execute("pragma synchronous=normal")
-                connection.execute("begin immediate")
                 try:
+                    connection.execute("begin immediate")
                     yield connection
                     connection.execute("commit")
                 finally:
-                    if connection.in_transaction:
-                        connection.execute("rollback")
-                    if not durable:
-                        connection.execute("pragma synchronous=full")
+                    # Both, whatever failed: the next record must be on the
+                    # disk when it is answered with.
+                    try:
+                        if connection.in_transaction:
+                            connection.execute("rollback")
+                    finally:
+                        if not durable:
+                            connection.execute("pragma synchronous=full")
             except sqlite3.Error as exc:
                 raise _unavailable() from exc
 

@@ -179,3 +179,21 @@ def test_before_the_first_sync(tmp_path: pathlib.Path) -> None:
 def test_other_urls(url: str) -> None:
     with pytest.raises(Unavailable):
         path_of(url)
+
+
+def test_a_nonce_that_fails_leaves_records_durable(
+    database: Database,
+) -> None:
+    connection = database._connection()
+    connection.execute("pragma busy_timeout=10")
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("begin immediate")
+    with (
+        pytest.raises(Unavailable),
+        database.transaction(durable=False),
+    ):
+        pass
+    other.execute("rollback")
+    other.close()
+    full = 2
+    assert database.fetch("pragma synchronous") == (full,)
