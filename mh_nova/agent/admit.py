@@ -324,6 +324,10 @@ def _config_drive(node: Any, facts: Facts, found: Findings) -> None:
     source: Any = ("source", [("file", facts.config_drive)], "", [])
     plain = (
         node.get("type") == "file"
+        # the guest could write to another, in the clear
+        and (
+            node.get("device") == "cdrom" or node.find("readonly") is not None
+        )
         and len(drivers) == 1
         and drivers[0].get("type") == "raw"
         and [_shape(one) for one in node.findall("source")] == [source]

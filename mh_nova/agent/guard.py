@@ -26,7 +26,8 @@ from mh_nova.agent.interfaces import Prover
 EVENT = "agent.guard"
 #: statfs(2), f_type.
 _IN_MEMORY = (0x01021994, 0x858458F6)  # tmpfs, ramfs
-_MAX_CORE = re.compile(r"^\s*max_core\s*=\s*\"?(\w+)\"?\s*(#.*)?$", re.M)
+# libvirt takes both kinds of quotes, and ';' between settings
+_MAX_CORE = re.compile(r"^[^#\n]*?\bmax_core[ \t]*=[ \t]*([^\s;#]*)", re.M)
 
 
 def file_system(path: str) -> int:
@@ -99,12 +100,12 @@ class Guard:
             found.add(EVENT + ".core", "the agent could leave a core file")
         try:
             text = Path(self._conf.qemu_conf).read_text()
-        except OSError:
+        except (OSError, UnicodeError):
             found.add(EVENT + ".core", "qemu.conf cannot be read")
             return
-        # libvirt's default is 0; the last setting counts.
-        values = [match[1] for match in _MAX_CORE.finditer(text)]
-        if values and values[-1] != "0":
+        # libvirt's default is 0.
+        values = {match[1] for match in _MAX_CORE.finditer(text)}
+        if values - {"0"}:
             found.add(EVENT + ".core", "qemu.conf: max_core is not 0")
 
     def _state(self, found: Findings) -> None:

@@ -271,6 +271,13 @@ ROWS: list[Row] = [
         {},
     ),
     (
+        "interface-network",
+        '<interface type="ethernet">',
+        '<interface type="network"><source network="vfs"/>',
+        a("element", "passthrough"),
+        {},
+    ),
+    (
         "interface-vhostuser",
         '<interface type="ethernet">',
         '<interface type="vhostuser">',
@@ -538,6 +545,17 @@ ROWS: list[Row] = [
         "config-drive-elsewhere",
         *cdrom("/tmp/disk.config"),
         a("foreign-disk"),
+        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
+    ),
+    (
+        "config-drive-writable",
+        *device(
+            '<disk type="file" device="disk"><driver '
+            'name="qemu" type="raw"/><source file="'
+            + DIRECTORY
+            + '/disk.config"/><target dev="vdb" bus="virtio"/></disk>'
+        ),
+        a("config-drive"),
         {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
     ),
     (
