@@ -18,6 +18,7 @@ import pytest
 from tests.minicloud import refusals
 from tests.minicloud.refusals import Refusal
 from tests.minicloud.story import Story
+from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import World
 
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
@@ -32,4 +33,9 @@ def test_refused(world: World, story: Story, one: Refusal) -> None:
 
 def test_everything_is_put_right(world: World) -> None:
     world.close()
-    assert not list(world.admin.compute.servers(all_projects=True))
+    # nova may list a server for a moment after it is gone
+    wait_for(
+        "no server left",
+        lambda: not list(world.admin.compute.servers(all_projects=True)),
+        30,
+    )
