@@ -14,6 +14,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from mh_attest.db import hosts
@@ -210,7 +211,7 @@ def appraise_compat(
 def _host_of(service: Service, ak_pem: str) -> hosts.Host:
     try:
         digest = spki_digest(load_pem_public_key(ak_pem.encode()))
-    except (ValueError, TypeError, UnicodeError) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise InputError(COMPAT + ".ak", "not a public key in PEM") from exc
     with service.reading() as connection:
         host = hosts.by_ak_spki(connection, digest)

@@ -73,7 +73,8 @@ class RequestLog:
             "%s %s %s %d %d ms caller=%s event=%s",
             req.context.request_id,
             req.method,
-            req.path.encode("ascii", "backslashreplace").decode()[:200],
+            # A path may hold anything; the line holds only the line.
+            req.path[:200].encode("unicode_escape").decode(),
             resp.status_code,
             (time.monotonic() - req.context.started) * 1000,
             req.context.caller,

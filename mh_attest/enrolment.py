@@ -13,6 +13,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -141,9 +142,8 @@ def _enrol(
 
     def change(connection: sa.Connection) -> None:
         hosts.put(connection, host)
-        if policy is not None:
-            host_policies.put(connection, policy, now)
-            hosts.expire(connection, policy.group)
+        if policy is not None and appraisal.proof is not None:
+            _put_learnt(connection, policy, appraisal.proof.pcrs, now)
         if appraisal.proof is not None:
             hosts.set_counters(
                 connection,
@@ -245,6 +245,26 @@ def _learn(
     return policy, appraisal
 
 
+def _put_learnt(
+    connection: sa.Connection,
+    policy: HostPolicy,
+    pcrs: Mapping[int, bytes],
+    now: int,
+) -> HostPolicy:
+    """Store what was learnt, added to the policy as it is by now.
+
+    The one that :func:`_learn` read may have been replaced since, and a
+    value that was taken out must not come back with it.
+
+    :param policy: where the group has none still.
+    """
+    stored = host_policies.get(connection, policy.group)
+    learnt = policy if stored is None else stored.learnt(pcrs)
+    host_policies.put(connection, learnt, now)
+    hosts.expire(connection, learnt.group)
+    return learnt
+
+
 def learn_policy(
     service: Service, group: str, name: str, origin: Origin
 ) -> tuple[HostPolicy, str]:
@@ -271,26 +291,22 @@ def learn_policy(
     except MHError as exc:
         raise service.refuse(exc, LEARNT, origin, facts) from exc
 
+    record = {
+        "event": LEARNT,
+        "decision": LEARNT,
+        **facts,
+        **origin.record(),
+    }
+    stored = [policy]
+
     def change(connection: sa.Connection) -> None:
-        host_policies.put(connection, policy, now)
-        hosts.expire(connection, group)
-        if appraisal.proof is not None:
-            hosts.set_counters(
-                connection,
-                host.id,
-                appraisal.proof.reset,
-                appraisal.proof.restart,
-            )
+        if appraisal.proof is None:
+            raise Denied(verifier.STEP_EVIDENCE, "no proof")
+        proof = appraisal.proof
+        stored[0] = _put_learnt(connection, policy, proof.pcrs, now)
+        record["policy"] = stored[0].fingerprint()
+        hosts.set_counters(connection, host.id, proof.reset, proof.restart)
         service.set_state(connection, appraisal, now)
 
-    audit = service.journal.write(
-        {
-            "event": LEARNT,
-            "decision": LEARNT,
-            "policy": policy.fingerprint(),
-            **facts,
-            **origin.record(),
-        },
-        change,
-    )
-    return policy, audit
+    audit = service.journal.write(record, change)
+    return stored[0], audit

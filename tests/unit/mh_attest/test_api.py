@@ -400,3 +400,12 @@ def _decode(text: str) -> bytes:
     from mh_core.encoding import unb64u
 
     return unb64u(text)
+
+
+def test_a_path_makes_one_line_of_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mh_attest.deploy")
+    world.raw("GET", "/v1/hosts/x\nreq-1 GET /v1/hosts 200", b"", "reader")
+    assert caplog.messages
+    assert not any("\n" in line for line in caplog.messages)

@@ -27,6 +27,13 @@ REQUEST = key_request(
     "5a4f7f0e-6a55-4f0e-8c3c-d2c6f1c9a001", "https://kms.test"
 )
 
+#: A well-formed key on a curve that nobody here knows.
+ODD_CURVE = """-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQkDQgAEJt1ALM+wlbZ73hdFs8/2OiZUNqobzuDf3U1cmxRU
++pG4ZE7X9/wOdY+C+rPZTYWuDrOyPllPPqLeV5JJLje2IQ==
+-----END PUBLIC KEY-----
+"""
+
 
 def ask(world: World, host: SoftHost, status: int, **changes: Any) -> Any:
     body = {
@@ -76,6 +83,8 @@ def test_unknown_ak_and_no_ak(world: World) -> None:
     host = world.host()
     refused(world, host, "attest.appraise.host", 403)
     error = ask(world, host, 400, ak_pem="no key")["error"]
+    assert error["event"] == "attest.compat.ak"
+    error = ask(world, host, 400, ak_pem=ODD_CURVE)["error"]
     assert error["event"] == "attest.compat.ak"
     assert host.calls == []
 

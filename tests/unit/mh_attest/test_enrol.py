@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mh_core.errors import Unavailable, VerificationError
+from mh_core.evidence import BOUND
 from mh_core.tpm import constants as c
 from tests.unit.mh_attest.host import Maker, SoftHost, log_of
 from tests.unit.mh_attest.world import World
@@ -192,3 +193,40 @@ def test_a_reserved_name(world: World) -> None:
     host = world.host("trust")
     found = world.enrol(host, 400)["error"]
     assert found["event"] == "attest.enrol.body"
+
+
+@pytest.mark.parametrize("how", ["enrol", "learn"])
+def test_a_value_taken_out_meanwhile_is_not_learnt_back(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = world.enrolled()
+    host = world.host("node2", log=log_of(kernel=b"second"))
+    if how == "learn":
+        world.enrol(host, 201, learn=False)
+    path = "/v1/host-policies/default"
+    strict = {"pcrs": {str(i): ["ab" * 32] for i in BOUND}}
+    digest = world.service.driver.log_mismatches
+
+    def slow(*args: Any) -> Any:
+        # after the policy was read, before the learnt one is stored
+        world.call("PUT", path, strict, "operator", 200)
+        return digest(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.service.driver, "log_mismatches", slow)
+        if how == "enrol":
+            world.enrol(host, 201)
+        else:
+            body = {"host": "node2"}
+            world.call("POST", f"{path}/learn", body, "operator", 200)
+    found = world.call("GET", path, None, "reader", 200)["pcrs"]
+    differ = [i for i in BOUND if old.tpm.pcrs[i] != host.tpm.pcrs[i]]
+    assert differ
+    for i in differ:
+        assert found[str(i)] == ["ab" * 32, host.tpm.pcrs[i].hex()]
+    record = world.audit()[-1]["record"]
+    assert record["event"] == (
+        "attest.enrol.enrolled"
+        if how == "enrol"
+        else "attest.host-policy.learnt"
+    )
