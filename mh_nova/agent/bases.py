@@ -103,14 +103,21 @@ class Bases:
         """
         name = base_name(image)
         with self._own(name):
+            users = {instance}
             if name in self._growing:
-                self._growing[name][1].add(instance)
-                return
+                growing, others = self._growing[name]
+                if not growing.failed():
+                    others.add(instance)
+                    return
+                # say, of a launch whose nova-compute died: begin again
+                growing.stop()
+                users |= others
+                del self._growing[name]
             if self._path_status(name) is not None:
                 return
             self._unlink(name + PART)
             growing = GrowingHash(self._root, name + PART)
-            self._growing[name] = (growing, {instance})
+            self._growing[name] = (growing, users)
             growing.start()
 
     def leave(self, image: str, instance: str) -> None:

@@ -77,6 +77,10 @@ class GrowingHash:
         """nova says that the download has ended."""
         self._complete.set()
 
+    def failed(self) -> bool:
+        """It has ended without a result."""
+        return self._done.is_set() and self._error is not None
+
     def stop(self) -> None:
         """Give up; the descriptor is closed."""
         self._stopped.set()

@@ -128,12 +128,15 @@ class Journal:
             )
             head = audit.link(self._head, record)
             line = record + b"\t" + head.hex().encode() + b"\n"
+            end = os.fstat(self._fd).st_size
             try:
                 if os.write(self._fd, line) != len(line):
                     raise OSError("short write")
                 if durable:
                     os.fdatasync(self._fd)
             except OSError as exc:
+                # what did not count must not break the chain of what follows
+                os.ftruncate(self._fd, end)
                 raise Unavailable(
                     EVENT, "the audit log cannot be written"
                 ) from exc

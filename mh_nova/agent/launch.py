@@ -193,18 +193,21 @@ class Launcher:
                 try:
                     self._make(attempt)
                 except MHError as exc:
-                    self._refused(attempt, exc)
-                    self._p.bases.reject(attempt.record.image, instance)
-                    self._give_up(instance)
+                    try:
+                        self._refused(attempt, exc)
+                    finally:
+                        self._p.bases.reject(attempt.record.image, instance)
+                        self._give_up(instance)
                     raise
             return self.disks(instance)
 
     def _make(self, attempt: Attempt) -> None:
         record = attempt.record
-        opened = self._keys.open(attempt)
         with self._p.bases.candidate(
             record.image, self._conf.measure_timeout
         ) as hashed:
+            # not before: while a hash takes its time, what is kept is the JWE
+            opened = self._keys.open(attempt)
             measured = self._measure(attempt, opened, hashed)
             self._p.bases.adopt(record.image, hashed)
         self._p.bases.leave(record.image, record.instance)
@@ -306,8 +309,10 @@ class Launcher:
             try:
                 return self._start(attempt, xml, purpose)
             except MHError as exc:
-                self._refused(attempt, exc)
-                self._give_up(instance)
+                try:
+                    self._refused(attempt, exc)
+                finally:
+                    self._give_up(instance)
                 raise
 
     def _attempt_to_start(self, instance: str, purpose: str) -> Attempt:
@@ -316,7 +321,8 @@ class Launcher:
         if (
             attempt is not None
             and attempt.stage is not Stage.PREPARED
-            and attempt.request.purpose in (purpose, "launch")
+            # a launch that was left is no leave to start again
+            and attempt.request.purpose == purpose
         ):
             return attempt
         record = self._p.store.instance(instance)

@@ -126,6 +126,8 @@ class Secrets:
         :raises Unavailable: ``agent.secrets.define``.
         """
         with self._wake:
+            if self._stopped:
+                raise Unavailable(EVENT + ".define", "the agent is ending")
             _, known = self._defined.get(instance, (0.0, set()))
             self._defined[instance] = (
                 time.monotonic() + self._lease,
@@ -144,14 +146,21 @@ class Secrets:
             raise Unavailable(
                 EVENT + ".define", "libvirt does not take the secrets"
             ) from exc
+        if self._stopped:
+            # the last sweep may have been over by then
+            self.sweep()
+            raise Unavailable(EVENT + ".define", "the agent is ending")
 
     def drop(self, instance: str) -> None:
         """Take an instance's secrets out; what fails is tried again."""
         with self._lock:
-            _, names = self._defined.get(instance, (0.0, set()))
-            names = set(names)
+            entry = self._defined.get(instance, (0.0, set()))
+            names = set(entry[1])
         left = {name for name in names if not self._undefine(name)}
         with self._wake:
+            if self._defined.get(instance, entry) is not entry:
+                # defined again meanwhile: that has a lease of its own
+                return
             if left:
                 self._defined[instance] = (time.monotonic() + 1, left)
                 self._wake.notify_all()
@@ -178,7 +187,8 @@ class Secrets:
         try:
             for secret in self._libvirt.connection().listAllSecrets(0):
                 if str(secret.usageID()).startswith(PREFIX):
-                    secret.undefine()
+                    # one that fails leaves none of the others
+                    self._undefine(secret.UUIDString())
         except (libvirt.libvirtError, Unavailable):
             # without libvirt there are no ephemeral secrets either
             LOG.warning("%s.sweep: libvirt does not answer", EVENT)

@@ -18,6 +18,7 @@ import os
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -155,7 +156,7 @@ class Server:
             # The last resort: whatever it was, the answer is no.  The
             # traceback names code, never values.
             LOG.critical("agent.internal: %s", type(exc).__name__)
-            LOG.debug("agent.internal", exc_info=True)
+            LOG.debug("%s", "".join(traceback.format_tb(exc.__traceback__)))
             return _error("agent.internal", "an error inside the agent")
 
     def _check_peer(self, connection: socket.socket) -> None:

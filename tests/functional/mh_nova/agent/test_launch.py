@@ -30,7 +30,9 @@ from mh_core.errors import Conflict, Denied, MHError, NotFound, Unavailable
 from mh_core.image import luks1
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.secret import Secret
+from mh_nova.agent.hashing import GrowingHash
 from mh_nova.agent.journal import read
+from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.overlay import secret_uuid
 from mh_nova.agent.store import DiskRecord
 from tests.functional.mh_nova.agent.world import MIB, World
@@ -181,6 +183,49 @@ def test_a_payload_is_not_used_after_a_minute(
     monkeypatch.setattr("mh_nova.agent.attempt.MAX_AGE", 0.0)
     world.start()
     assert len(world.kms.requests) == 2
+
+
+def test_a_launch_that_was_left_is_no_start(world: World) -> None:
+    """nova made the disks and did not start: the next start is one."""
+    world.make()
+    world.start("start")
+    assert [r.purpose for r in world.kms.requests] == ["launch", "start"]
+
+
+def test_opened_only_after_the_hash(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    unwrap, wait = world.prover.unwrap, GrowingHash.wait
+
+    def noted_unwrap(jwe: str, apv: bytes) -> bytes:
+        order.append("unwrap")
+        return unwrap(jwe, apv)
+
+    def noted_wait(growing: GrowingHash, timeout: float) -> HashedFile:
+        hashed = wait(growing, timeout)
+        order.append("hashed")
+        return hashed
+
+    monkeypatch.setattr(world.prover, "unwrap", noted_unwrap)
+    monkeypatch.setattr(GrowingHash, "wait", noted_wait)
+    world.make()
+    assert order[0] == "hashed"
+    assert order.count("unwrap") == 1
+
+
+def test_no_log_no_launch_and_nothing_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.make()
+    world.start()
+
+    def full(*args: Any, **kwargs: Any) -> str:
+        raise Unavailable("agent.audit", "full")
+
+    monkeypatch.setattr(world.journal, "write", full)
+    assert refused(world.start, xml="<domain/>") == "agent.audit"
+    assert not world.secrets.defined
 
 
 def test_warm_launch(world: World) -> None:

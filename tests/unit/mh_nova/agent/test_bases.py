@@ -325,3 +325,16 @@ def test_link(host: Host, tmp_path: Path) -> None:
     with pytest.raises(MHError) as caught:
         host.digest()
     assert caught.value.event == "agent.path.link"
+
+
+def test_a_dead_launch_does_not_fail_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its nova-compute died amid the download; its hash gave up."""
+    monkeypatch.setattr("mh_nova.agent.hashing._IDLE", 0.0)
+    host.bases.follow(IMAGE, "dead")
+    with pytest.raises(Unavailable), host.bases.candidate(IMAGE, 5):
+        pass
+    monkeypatch.undo()
+    host.adopt()
+    assert host.digest() == SHA256
