@@ -16,6 +16,7 @@ from typing import Any
 
 from nova import exception
 from nova.compute import task_states
+from nova.network import model as network_model
 from nova.virt import images
 from nova.virt.libvirt.driver import LibvirtDriver
 
@@ -28,6 +29,17 @@ _BEGUN_BY_POWER_OFF = {
     task_states.SHELVING: "shelve",
     task_states.RESCUING: "rescue",
 }
+#: Ports whose traffic QEMU itself hands on. The others are devices of the
+#: host's, or share the guest's memory with a switch.
+_PLAIN_VNICS = (
+    network_model.VNIC_TYPE_NORMAL,
+    network_model.VNIC_TYPE_MACVTAP,
+)
+_SHARED = (
+    network_model.VIF_TYPE_VHOSTUSER,
+    network_model.VIF_TYPE_HOSTDEV,
+    network_model.VIF_TYPE_IB_HOSTDEV,
+)
 
 
 class RefusingDriver(LibvirtDriver, TrustedDriver):
@@ -233,6 +245,20 @@ class RefusingDriver(LibvirtDriver, TrustedDriver):
             device_type=device_type,
             encryption=encryption,
         )
+
+    def attach_interface(
+        self, context: Any, instance: Any, image_meta: Any, vif: Any
+    ) -> None:
+        """To a running guest: past the agent, which sees each start only."""
+        plain = vif["vnic_type"] in _PLAIN_VNICS and vif["type"] not in _SHARED
+        if not plain and self._mh_protected(instance):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.attach-interface",
+                    "a port that reaches into the guest's memory",
+                )
+            )
+        super().attach_interface(context, instance, image_meta, vif)
 
     def volume_snapshot_create(
         self, context: Any, instance: Any, volume_id: str, create_info: Any

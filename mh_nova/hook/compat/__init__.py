@@ -45,6 +45,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "_needs_rebase_original_qcow2_image",
         "_soft_reboot",
         "_try_fetch_image_cache",
+        "attach_interface",
         "attach_volume",
         "cache_image",
         "check_can_live_migrate_destination",

@@ -579,6 +579,35 @@ def test_live_migration(driver: Any, stock: Stock) -> None:
     assert stock.calls == []
 
 
+@pytest.mark.parametrize(
+    ("vnic", "kind", "refused"),
+    [
+        ("normal", "ovs", False),
+        ("macvtap", "macvtap", False),
+        ("normal", "vhostuser", True),
+        ("direct", "hw_veb", True),
+        ("direct-physical", "hostdev_physical", True),
+        ("vdpa", "ovs", True),
+        ("unheard-of", "ovs", True),
+    ],
+)
+def test_attach_interface(
+    driver: Any, stock: Stock, vnic: str, kind: str, refused: bool
+) -> None:
+    stock.replace("attach_interface")
+    vif = {"vnic_type": vnic, "type": kind}
+    if refused:
+        with pytest.raises(exception.NovaException) as caught:
+            driver.attach_interface(None, make_instance(), None, vif)
+        assert message(caught.value).endswith(
+            "[hook.refused.attach-interface]"
+        )
+        assert stock.calls == []
+    else:
+        driver.attach_interface(None, make_instance(), None, vif)
+        assert stock.calls == ["attach_interface"]
+
+
 def test_attach_volume(driver: Any, stock: Stock) -> None:
     stock.replace("attach_volume")
     with pytest.raises(exception.InvalidVolume) as caught:
