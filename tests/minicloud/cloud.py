@@ -254,6 +254,13 @@ class Cloud:
                 strays += node.namespace.inhabitants()
         end_pids(strays)
 
+    def pids(self) -> list[int]:
+        """Every process of the cloud and in its nodes, guests too."""
+        found = set(self.processes.marked())
+        for node in self.nodes:
+            found.update(node.namespace.inhabitants())
+        return sorted(found)
+
     # -- its parts
 
     def configure(self) -> None:

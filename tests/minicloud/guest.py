@@ -39,6 +39,7 @@ def upload(
         container_format="bare",
         wait=True,
         validate_checksum=False,
+        allow_duplicates=True,
         **properties,
     )
     end = time.monotonic() + 60
