@@ -11,6 +11,7 @@
 # under the License.
 """The one question to the attestation server: ``POST /v1/hosts/trust``."""
 
+import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ EVENT = "scheduler.client"
 LEVELS = ("trusted", "boot-only", "untrusted", "unknown")
 #: Longest life of a state that is read, seconds.
 MAX_LIFE = 86400
-_CHUNK = 65536
+_CHUNK = 4096
 
 
 class TrustClient:
@@ -43,11 +44,15 @@ class TrustClient:
     ) -> None:
         self._url = url
         self._token_file = token_file
+        self._ca_file = ca_file
+        self._renew()
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
         self._session = requests.Session()
         # No proxy and no netrc of the environment's.
         self._session.trust_env = False
-        self._session.verify = ca_file or True
+        self._session.verify = self._ca_file or True
 
     def ask(self, hosts: Sequence[str], timeout: float) -> dict[str, Reply]:
         """States of the hosts; one not answered for is left out.
@@ -60,7 +65,7 @@ class TrustClient:
                 EVENT + ".configuration",
                 "[mh_scheduler] attestation_url is not an https URL",
             )
-        status, data = self._post(
+        status, data = self._within(
             self._url.rstrip("/") + "/v1/hosts/trust",
             canonical_json({"hosts": list(hosts)}),
             self._token(),
@@ -86,14 +91,42 @@ class TrustClient:
                 "[mh_scheduler] token_file cannot be read",
             ) from exc
 
+    def _within(
+        self, url: str, body: bytes, token: Secret, timeout: float
+    ) -> tuple[int, bytes]:
+        """As :meth:`_post`, and over in time whatever the server does: each
+        byte it sends, of a header say, begins the timeout anew."""
+        found: queue.SimpleQueue[tuple[int, bytes] | Unavailable]
+        found = queue.SimpleQueue()
+
+        def post() -> None:
+            try:
+                found.put(self._post(url, body, token, timeout))
+            except Unavailable as exc:
+                found.put(exc)
+
+        threading.Thread(target=post, name="mh-trust", daemon=True).start()
+        try:
+            answer = found.get(timeout=timeout)
+        except queue.Empty:
+            # that connection, and its lock, are the thread's
+            self._renew()
+            raise Unavailable(
+                EVENT + ".silent", "the attestation server is too slow"
+            ) from None
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
+
     def _post(
         self, url: str, body: bytes, token: Secret, timeout: float
     ) -> tuple[int, bytes]:
         deadline = time.monotonic() + timeout
+        lock, session = self._lock, self._session
         try:
             with (
-                self._lock,
-                self._session.post(
+                lock,
+                session.post(
                     url,
                     data=body,
                     headers={

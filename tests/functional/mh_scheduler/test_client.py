@@ -16,6 +16,7 @@ import json
 import pathlib
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +37,7 @@ class Server:
         leaf = self.tls.issue("attest")
         self.status, self.body = 200, b""
         self.headers: dict[str, str] = {}
-        self.endless = False
+        self.endless = self.drips = False
         self.seen: list[tuple[str, str | None, Any]] = []
         outer = self
 
@@ -59,6 +60,11 @@ class Server:
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
                 try:
+                    if outer.drips:
+                        for byte in outer.body:
+                            time.sleep(0.2)
+                            self.wfile.write(bytes([byte]))
+                        return
                     self.wfile.write(outer.body)
                     while outer.endless:
                         self.wfile.write(b" " * 65536)
@@ -170,6 +176,18 @@ def test_bad_answers(server: Server, body: bytes) -> None:
 def test_an_answer_without_end(server: Server) -> None:
     server.endless = True
     refused(server.client(), Unavailable, "scheduler.client.silent")
+
+
+def test_a_byte_now_and_then(server: Server) -> None:
+    """Each is within the timeout, all of them are not."""
+    server.say({"a": GOOD})
+    server.drips = True
+    client = server.client()
+    before = time.monotonic()
+    refused(client, Unavailable, "scheduler.client.silent", timeout=1)
+    assert time.monotonic() - before < 3
+    server.drips = False
+    assert client.ask(["a"], 5)["a"].level == "trusted"
 
 
 def test_nobody_there_or_another_ca(
