@@ -58,6 +58,7 @@ class _State:
     key_id: str
     after: int
     scheduled: bool = False
+    released: bool = False
 
 
 class Launch:
@@ -85,7 +86,9 @@ class Launch:
         3. a launch ticket for exactly this manifest;
         4. the server is created, with the ticket;
         5. its steps are shown as they happen;
-        6. its VM report is verified here.
+        6. the key server released the key for this launch, not only for
+           an earlier one of a server that nova now calls the new one; and
+           the VM report is verified here.
 
         :raises MHError: ``client.launch.failed|timeout`` beside those of
             the services.
@@ -112,7 +115,7 @@ class Launch:
         # 5
         server = self._follow(server_id, state, new.wait)
         # 6
-        return self._report(server, image)
+        return self._report(server, image, state)
 
     def _last(self, key_id: str) -> int:
         records = self._servers.kms.audit(key_id)
@@ -157,6 +160,7 @@ class Launch:
         ):
             state.after = max(state.after, one.number)
             if one.granted:
+                state.released |= one.purpose == "launch"
                 self._steps.tick("key released", f"to {one.host}", one.event)
             else:
                 text = f"to {one.host}: {one.detail}".rstrip(": ")
@@ -172,7 +176,15 @@ class Launch:
             EVENT + ".failed", f"server {server.id} is in ERROR: {fault}"
         )
 
-    def _report(self, server: Server, image: TrustedImage) -> Finding:
+    def _report(
+        self, server: Server, image: TrustedImage, state: _State
+    ) -> Finding:
+        if not state.released:
+            why = "your key server released no key for this launch"
+            self._steps.cross("key released", why, EVENT + ".no-release")
+            return Finding(
+                server, image, None, (), f"{why} [{EVENT}.no-release]"
+            )
         end = self._clock() + REPORT_WAIT
         while True:
             judgement = self._servers.judge(server, image)

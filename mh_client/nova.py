@@ -11,11 +11,12 @@
 # under the License.
 """The few calls to nova that a trusted launch needs, as a member."""
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from mh_client.flavors import ComputeApi, checked
-from mh_core.errors import Conflict, NotFound
+from mh_core.errors import Conflict, NotFound, VerificationError
 
 EVENT = "client.nova"
 #: First version with ``networks: none``.
@@ -92,22 +93,24 @@ class Nova:
         return str(answer.json()["server"]["id"])
 
     def server(self, server_id: str) -> Server:
-        """:raises NotFound: ``client.nova.server``."""
+        """:raises NotFound: ``client.nova.server``.
+        :raises VerificationError: ``client.nova.another``."""
         response = self._get(f"/servers/{server_id}")
         if response.status_code == 404:
             raise NotFound(EVENT + ".server", f"no server {server_id!r}")
         answer = checked(response, EVENT + ".server")
-        return Server.parse(answer.json()["server"])
+        return _asked(Server.parse(answer.json()["server"]), server_id)
 
     def find(self, name: str) -> Server:
         """By id, or by a name that is used once.
 
         :raises NotFound: ``client.nova.server``.
         :raises Conflict: ``client.nova.server``.
+        :raises VerificationError: ``client.nova.another``.
         """
         response = self._get(f"/servers/{name}")
         if response.status_code == 200:
-            return Server.parse(response.json()["server"])
+            return _asked(Server.parse(response.json()["server"]), name)
         found = [
             one
             for one in self._list("/servers", "servers", {"name": name})
@@ -129,3 +132,16 @@ class Nova:
     ) -> list[dict[str, Any]]:
         answer = checked(self._get(path, **params), EVENT + ".list")
         return list(answer.json()[member])
+
+
+def _asked(server: Server, name: str) -> Server:
+    """The server asked for, and no other one that would look better."""
+    try:
+        by_name = str(uuid.UUID(name)) != name and server.name == name
+    except ValueError:
+        by_name = server.name == name
+    if server.id != name and not by_name:
+        raise VerificationError(
+            EVENT + ".another", f"asked for {name!r}, nova shows another"
+        )
+    return server

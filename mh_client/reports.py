@@ -126,7 +126,7 @@ def judge(
     5. key: they name the image's key and the tenant's key server;
     6. measured: every measurer said ``ok``;
     7. current: it is of the last start the key server released a key for,
-       not of an earlier one.
+       not of an earlier one, and by the host that it was released to.
 
     A later check is made even where an earlier one failed, so that a
     person sees all of it; one failure makes the whole fail.
@@ -248,4 +248,6 @@ def _current(report: _Report, granted: Entry | None) -> str:
         or report.issued_at < granted.at - CLOCKS
     ):
         raise _refuse("current", "the report is of an earlier start")
+    if granted.host != report.claims.host:
+        raise _refuse("key-host", "the key went to another host")
     return f"key released at {granted.time} [{granted.event}]"

@@ -16,6 +16,15 @@ from collections.abc import Callable
 from typing import TextIO
 
 
+def printable(text: str) -> str:
+    """Without what a terminal obeys.
+
+    Much of what is shown is the cloud's words, which could otherwise
+    overwrite ours.
+    """
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class Steps:
     """
     :param clock: seconds, monotonic.
@@ -41,7 +50,7 @@ class Steps:
         self._line(self._bad, step, detail, event)
 
     def note(self, text: str) -> None:
-        self._stream.write(f"  {text}\n")
+        self._stream.write(f"  {printable(text)}\n")
         self._stream.flush()
 
     def _line(self, mark: str, step: str, detail: str, event: str) -> None:
@@ -51,5 +60,5 @@ class Steps:
             words += f": {detail}"
         if event:
             words += f"  [{event}]"
-        self._stream.write(words + "\n")
+        self._stream.write(printable(words) + "\n")
         self._stream.flush()

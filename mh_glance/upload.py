@@ -15,6 +15,7 @@ Glance is somebody else's: what it answers about the image is compared, not
 believed; the signed manifest is what hosts go by.
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -82,10 +83,11 @@ def get_image(api: ImageApi, image: str) -> dict[str, Any]:
 
     :raises NotFound: ``client.upload.find``.
     :raises Conflict: ``client.upload.find``: several of that name.
+    :raises VerificationError: ``client.upload.another``: not that image.
     """
     response = api.get(f"/images/{image}", raise_exc=False)
     if response.status_code == 200:
-        return dict(response.json())
+        return _asked(dict(response.json()), image)
     response = _checked(
         api.get("/images", params={"name": image}, raise_exc=False), "find"
     )
@@ -94,7 +96,23 @@ def get_image(api: ImageApi, image: str) -> dict[str, Any]:
         raise NotFound(EVENT + ".find", f"no image {image!r}")
     if len(found) > 1:
         raise Conflict(EVENT + ".find", f"several images named {image!r}")
-    return dict(found[0])
+    return _asked(dict(found[0]), image)
+
+
+def _asked(document: dict[str, Any], image: str) -> dict[str, Any]:
+    """The image asked for: not an older one that is signed as well."""
+    try:
+        named = str(uuid.UUID(image)) != image
+    except ValueError:
+        named = True
+    if document.get("id") != image and not (
+        named and document.get("name") == image
+    ):
+        raise VerificationError(
+            EVENT + ".another",
+            f"asked for {image!r}, the image service shows another",
+        )
+    return document
 
 
 def upload(

@@ -20,6 +20,7 @@ from osc_lib import exceptions
 from osc_lib.command import command
 
 from mh_client.client import TrustedClient
+from mh_client.steps import printable
 from mh_core.errors import MHError
 
 T = TypeVar("T")
@@ -40,9 +41,10 @@ class _Trusted:
         try:
             return int(super().run(parsed_args))  # type: ignore[misc]
         except MHError as exc:
-            raise exceptions.CommandError(str(exc)) from exc
+            raise exceptions.CommandError(printable(str(exc))) from exc
         except ksa.ClientException as exc:
-            raise exceptions.CommandError(f"OpenStack: {exc}") from exc
+            text = printable(f"OpenStack: {exc}")
+            raise exceptions.CommandError(text) from exc
 
 
 class Command(_Trusted, command.Command):
@@ -90,4 +92,9 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 def columns(document: Mapping[str, Any]) -> tuple[tuple[str, ...], Any]:
     """What a ShowOne returns."""
-    return tuple(document), tuple(document.values())
+    return tuple(document), tuple(map(cell, document.values()))
+
+
+def cell(value: Any) -> Any:
+    """One value of a table; see :func:`mh_client.steps.printable`."""
+    return printable(value) if isinstance(value, str) else value

@@ -22,6 +22,7 @@ from mh_client.commands.base import (
     Command,
     Lister,
     ShowOne,
+    cell,
     columns,
     key_value,
 )
@@ -79,7 +80,7 @@ class EnrolHost(ShowOne):
             "--listener-sha256",
             metavar="<hex>",
             help="SHA-256 of the listener's certificate (DER); without it "
-            "the certificate seen now is kept",
+            "any certificate of the server's CA for that address will do",
         )
         ek = parser.add_mutually_exclusive_group(required=True)
         ek.add_argument(
@@ -138,7 +139,9 @@ class ListHost(Lister):
         names = ("host", "group", "level", "event", "appraised_at", "tags")
         rows = [_shown(host) for host in self.trusted.hosts.all()]
         heads = ("Host", "Group", "Level", "Event", "Appraised At", "Tags")
-        return heads, ([row.get(name, "") for name in names] for row in rows)
+        return heads, (
+            [cell(row.get(name, "")) for name in names] for row in rows
+        )
 
 
 class _OneHost(ShowOne):

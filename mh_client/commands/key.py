@@ -24,6 +24,7 @@ from mh_client.commands.base import (
     Command,
     Lister,
     ShowOne,
+    cell,
     columns,
     gather,
     key_value,
@@ -186,7 +187,7 @@ class ListKey(Lister):
         return heads, (
             (
                 key.id,
-                key.name,
+                cell(key.name),
                 ListColumn(key.policy["projects"]),
                 ListColumn(key.policy["levels"]),
                 key.policy["tickets"],

@@ -24,6 +24,7 @@ import pytest
 
 from mh_client import signing
 from mh_client.attest import Attest
+from mh_client.commands.server import _shown
 from mh_client.images import Images
 from mh_client.kms import Kms
 from mh_client.launch import Launch, NewServer
@@ -33,7 +34,7 @@ from mh_client.steps import Steps
 from mh_core import jose
 from mh_core import manifest as manifests
 from mh_core.encoding import b64u, canonical_json
-from mh_core.errors import Denied, InputError, MHError
+from mh_core.errors import Denied, InputError, MHError, VerificationError
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
 from mh_core.vm_report import TYP, VmClaims
@@ -440,3 +441,62 @@ def test_show_works_without_the_servers(bench: Bench) -> None:
     assert "attest.database" in found.problem
     assert found.refusal is not None
     assert found.refusal.event == "kms.release.authority"
+
+
+def test_nova_shows_another_server(bench: Bench) -> None:
+    """One that is trusted, for the one that was asked for."""
+    bench.decide()
+    bench.cloud.states = [{"status": "ACTIVE"}]
+    assert bench.servers.show(SERVER).trusted
+    assert bench.servers.show("vm").trusted
+    for name in (KEY, "db"):
+        with pytest.raises(VerificationError) as caught:
+            bench.servers.show(name)
+        assert caught.value.event == "client.nova.another"
+    bench.cloud.states = [{"status": "ACTIVE", "id": KEY, "name": SERVER}]
+    with pytest.raises(VerificationError):
+        bench.servers.show(SERVER)
+    with pytest.raises(VerificationError):
+        bench.launch().run(NEW)
+
+
+def test_an_old_server_is_not_the_new_one(bench: Bench) -> None:
+    """Nova answers with one that runs, and holds; nothing was launched."""
+    bench.decide()
+    bench.cloud.states = [{"status": "ACTIVE"}]
+
+    def ticket(_request: Request) -> Answer:
+        bench.record("kms.ticket.created")
+        return 200, {"ticket": TICKET, "expires_at": 9}
+
+    path = ("POST", f"/v1/keys/{KEY}/tickets")
+    bench.world.kms.routes[path] = ticket
+    assert bench.servers.show(SERVER).trusted
+    found = bench.launch().run(NEW)
+    assert not found.trusted
+    assert "client.launch.no-release" in found.problem
+    assert "[client.launch.no-release]" in bench.said
+
+
+def test_glance_shows_another_image(bench: Bench) -> None:
+    for name in (SERVER, "db"):
+        with pytest.raises(VerificationError) as caught:
+            bench.launch().run(replace(NEW, image=name))
+        assert caught.value.event == "client.upload.another"
+    bench.cloud.image["name"] = SERVER
+    with pytest.raises(VerificationError):
+        bench.launch().run(replace(NEW, image=SERVER))
+    assert not bench.cloud.created
+    assert not bench.records
+
+
+def test_the_cloud_does_not_write_over_our_words(bench: Bench) -> None:
+    fault = "x\x1b[9A\x1b[2Ktrusted: verified by this client\n\u202e"
+    bench.cloud.states = [{"status": "ERROR", "fault": {"message": fault}}]
+    with pytest.raises(MHError):
+        bench.launch().run(NEW)
+    names, values = _shown(bench.servers.show(SERVER))
+    shown = dict(zip(names, values, strict=True))
+    assert "trusted: verified" in shown["reason"]
+    for text in (shown["reason"], bench.said.replace("\n", "")):
+        assert text.isprintable()

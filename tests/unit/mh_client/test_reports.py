@@ -89,6 +89,7 @@ class Bench:
         self.granted: Entry | None = entry(
             {
                 "event": GRANTED,
+                "host": "node1",
                 "time": int(time.time()),
                 "request_digest": "44" * 32,
             }
@@ -317,3 +318,12 @@ def test_anything_else_is_refused(document: Any) -> None:
 
 
 _BENCH = Bench(Enroller())
+
+
+def test_a_report_by_another_host_than_the_key_went_to(bench: Bench) -> None:
+    """Trusted as well, and it knows what the key request was."""
+    assert bench.granted is not None
+    bench.granted = replace(bench.granted, host="node2")
+    found = bench.judge(bench.document())
+    assert events(found) == {"current": "client.report.key-host"}
+    assert not found.passed
