@@ -25,9 +25,22 @@ import types
 
 import openstack
 
-from tests.minicloud import config, layout, setup_cloud, steps
+from tests.minicloud import (
+    config,
+    guest,
+    layout,
+    listening,
+    setup_cloud,
+    steps,
+)
 from tests.minicloud.node import Node
-from tests.minicloud.pids import Ready, ancestors, end_pids, wait_until
+from tests.minicloud.pids import (
+    CloudError,
+    Ready,
+    ancestors,
+    end_pids,
+    wait_until,
+)
 from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import WSGI, Controller
 
@@ -114,6 +127,7 @@ class Cloud:
             self.forget()
         else:
             self._end_strays()
+        self._check_ports()
         self.where.make()
         self.configure()
         control = self.controller
@@ -187,6 +201,20 @@ class Cloud:
         )
         steps.run_all(plan, self.report)
         setup.finish()
+
+    def _check_ports(self) -> None:
+        """Say at once which ports other programs have."""
+        ours = {port for _, port in listening.sockets(self.pids())}
+        taken = [
+            f"{port} ({name})"
+            for name, port in layout.PORTS.items()
+            if port not in ours and not listening.free(port)
+        ]
+        if taken:
+            raise CloudError(
+                "other programs have these ports of 127.0.0.1: "
+                f"{', '.join(taken)}; `ss -ltnp` names them"
+            )
 
     def _before_computes(self) -> None:
         if self.before_computes is not None:
@@ -336,15 +364,5 @@ class Cloud:
     def purge(self) -> None:
         """Delete every server, image and flavor, through the APIs."""
         conn = self.connect("admin")
-        servers = list(conn.compute.servers(all_projects=True))
-        for server in servers:
-            conn.compute.delete_server(server, force=True)
-        for server in servers:
-            conn.compute.wait_for_delete(server, interval=0.3, wait=60)
-        for image in conn.image.images():
-            if image.is_protected:
-                conn.image.update_image(image, is_protected=False)
-            conn.image.delete_image(image)
-        for flavor in conn.compute.flavors():
-            conn.compute.delete_flavor(flavor)
+        guest.purge(conn)
         conn.close()

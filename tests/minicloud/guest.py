@@ -159,3 +159,22 @@ def delete(conn: Connection, server: Server, timeout: float = 60.0) -> None:
     """Delete a server and wait until it is gone."""
     conn.compute.delete_server(server.id, ignore_missing=True)
     conn.compute.wait_for_delete(server, interval=0.2, wait=timeout)
+
+
+def purge(conn: Connection) -> None:
+    """Delete every server, image and flavor (needs an admin)."""
+    servers = list(conn.compute.servers(all_projects=True))
+    for server in servers:
+        conn.compute.delete_server(server, force=True)
+    for server in servers:
+        conn.compute.wait_for_delete(server, interval=0.3, wait=60)
+    images = [
+        *conn.image.images(),
+        *conn.image.images(visibility="community"),
+    ]
+    for image in images:
+        if image.is_protected:
+            conn.image.update_image(image, is_protected=False)
+        conn.image.delete_image(image)
+    for flavor in conn.compute.flavors(is_public=None):
+        conn.compute.delete_flavor(flavor)

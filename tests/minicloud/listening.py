@@ -17,6 +17,7 @@ import collections.abc
 import ipaddress
 import os
 import pathlib
+import socket
 
 _LISTENING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 
@@ -45,6 +46,17 @@ def beyond_loopback(
         for address, port in sockets(pids)
         if address.version == 6 or address not in local
     }
+
+
+def free(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, port))
+        except OSError:
+            return False
+    return True
 
 
 def _inodes(pid: int) -> set[str]:
