@@ -19,11 +19,13 @@ from nova.compute import task_states
 from nova.network import model as network_model
 from nova.virt import images
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_log import log as logging
 
 from mh_core.errors import Denied
 from mh_nova.hook import faults, properties, restore
 from mh_nova.hook.base import TrustedDriver
 
+LOG = logging.getLogger(__name__)
 #: Operations that begin with a power-off, by the task they run under.
 _BEGUN_BY_POWER_OFF = {
     task_states.SHELVING: "shelve",
@@ -212,6 +214,38 @@ class RefusingDriver(LibvirtDriver, TrustedDriver):
             block_device_info,
             network_info,
             disk_info,
+            migrate_data,
+        )
+
+    def live_migration(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        post_method: Any,
+        recover_method: Any,
+        block_migration: Any = False,
+        migrate_data: Any = None,
+    ) -> None:
+        """The checks before are asked for by the destination, which may
+        leave them out; this one it cannot.
+
+        nova rolls back, as for a migration that failed: raising would leave
+        the server in ERROR.
+        """
+        if self._mh_protected(instance):
+            error = faults.refusal(_no_live_migration())
+            LOG.warning("%s", error, instance=instance)
+            faults.record(context, instance, "mh_live_migration", error)
+            recover_method(context, instance, dest, migrate_data)
+            return
+        super().live_migration(
+            context,
+            instance,
+            dest,
+            post_method,
+            recover_method,
+            block_migration,
             migrate_data,
         )
 

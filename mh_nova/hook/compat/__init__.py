@@ -54,6 +54,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "destroy",
         "finish_migration",
         "init_host",
+        "live_migration",
         "migrate_disk_and_power_off",
         "power_off",
         "power_on",
