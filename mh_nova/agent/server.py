@@ -33,6 +33,8 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 MAX_CONNECTIONS = 64
 #: Seconds a caller may take to send its request.
 READ_TIMEOUT = 10.0
+#: Seconds before the next try to accept, after one that failed.
+_PAUSE = 0.1
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:
@@ -89,10 +91,14 @@ class Server:
         while not self._stopped.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
+            except OSError as exc:
                 if self._stopped.is_set():
                     return
-                raise
+                # e.g. no descriptor left: an agent that ended here would
+                # leave its secrets in libvirt
+                LOG.error("%s.accept: %s", EVENT, type(exc).__name__)
+                self._stopped.wait(_PAUSE)
+                continue
             if not self._slots.acquire(blocking=False):
                 LOG.warning("%s.busy: a connection was refused", EVENT)
                 connection.close()

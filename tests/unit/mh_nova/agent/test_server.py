@@ -13,9 +13,11 @@
 
 import json
 import os
+import resource
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,41 @@ def send(path: str, data: bytes) -> Any:
 def ask(path: str, value: Any) -> Any:
     body = json.dumps(value).encode()
     return send(path, struct.pack(">I", len(body)) + body)
+
+
+def test_no_descriptors_left(tmp_path: Path) -> None:
+    """The agent waits for better times: it has secrets to take away."""
+    path = str(tmp_path / "agent.sock")
+    server = Server(path, "", [os.getuid()], lambda request: {"value": 2})
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        # the lowest limit: no new descriptor for anybody
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            client.connect(path)
+            client.sendall(struct.pack(">I", 2) + b"{}")
+            time.sleep(0.3)
+            alive = thread.is_alive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert alive
+        assert client.recv(4)
+    server.stop()
+    thread.join(5)
+
+
+def test_a_traceback_names_no_values(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", "mh_nova.agent.server"):
+        answer = ask(path, {"verb": "broken"})
+    assert answer["error"]["event"] == "agent.internal"
+    assert "in handle" in caplog.text
+    assert "secret detail\n" not in caplog.text
+    assert "ValueError: secret" not in caplog.text
 
 
 def test_answer(path: str) -> None:
