@@ -92,11 +92,13 @@ def entry(record: Mapping[str, Any]) -> Entry:
         ),
         "",
     )
+    moved = _text((record,), "previous_host")
     return Entry(
         number=number,
         time=times.text(moment),
         event=_text(found, "event"),
-        detail=_text(found, "detail", "message"),
+        detail=_text(found, "detail", "message")
+        or (f"was on {moved} before" if moved else ""),
         host=_text(found, "host"),
         instance=_text(found, "instance"),
         purpose=_text(found, "purpose"),

@@ -206,7 +206,7 @@ def release_key(
                 raise Denied("kms.release.key", "the key has just changed")
             if not nonces.spend(entry.connection, nonce, key_id, entry.now):
                 raise _spent()
-            trail.facts["ticket"] = _ticket(entry, policy, request)
+            _ticket(entry, policy, request, host, trail)
             number = trail.write(entry, GRANTED)
     except MHError as exc:
         raise refuse(parts.ledger, trail, exc) from exc
@@ -313,25 +313,50 @@ def _check(name: str, facts: Facts, parts: Parts) -> None:
 
 
 def _ticket(
-    entry: Transaction, policy: ReleasePolicy, request: KeyRequest
-) -> str:
-    """What entitles the instance to the key (step 7), for the record."""
+    entry: Transaction,
+    policy: ReleasePolicy,
+    request: KeyRequest,
+    host: VerifiedHost,
+    trail: Trail,
+) -> None:
+    """What entitles the instance to the key (step 7), for the record.
+
+    That another host had its keys before is said there as well: nothing
+    that a host proves ties it to an instance, so a move is the owner's to
+    judge.
+    """
     if policy.tickets == "none":
-        return "not-required"
+        trail.facts["ticket"] = "not-required"
+        return
     connection, key_id = entry.connection, request.key_id
-    manifest = request.manifest_digest
-    if tickets.has_instance(connection, key_id, request.instance, manifest):
-        return "instance"
-    with step("kms.release.ticket"):
-        hashed = tickets.digest(request.ticket)
-    if not tickets.spend(
-        connection, key_id, hashed, request.instance, manifest, entry.now
-    ):
-        raise Denied(
-            "kms.release.ticket",
-            "no valid launch ticket, and the instance is not known",
+    name = request.instance
+    manifest, ak_name = request.manifest_digest, host.ak.name.hex()
+    known = tickets.instance(connection, key_id, name)
+    if known is not None and known.ak_name not in ("", ak_name):
+        trail.facts["previous_host"] = known.host
+    if known is not None and known.entitles(manifest, request.project):
+        trail.facts["ticket"] = "instance"
+    else:
+        with step("kms.release.ticket"):
+            hashed = tickets.digest(request.ticket)
+        if not tickets.spend(
+            connection, key_id, hashed, name, manifest, entry.now
+        ):
+            raise Denied(
+                "kms.release.ticket",
+                "no valid launch ticket, and the instance is not known",
+            )
+        trail.facts["ticket"] = "spent"
+        known = None
+    if known is None or known.ak_name != ak_name:
+        tickets.released(
+            connection,
+            key_id,
+            name,
+            request.project,
+            host.identity.host,
+            ak_name,
         )
-    return "spent"
 
 
 @contextmanager

@@ -81,6 +81,11 @@ INSTANCES = Table(
     Column("manifests", Text, nullable=False),
     Column("ticket", LargeBinary, nullable=False),
     Column("created_at", Integer, nullable=False),
+    # the cloud's claim when the ticket was spent
+    Column("project", String(64), nullable=False, server_default=""),
+    # of the last release: name, and TPM Name (hex) of its AK
+    Column("host", String(255), nullable=False, server_default=""),
+    Column("ak_name", String(68), nullable=False, server_default=""),
     PrimaryKeyConstraint("key_id", "instance"),
 )
 

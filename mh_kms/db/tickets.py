@@ -16,6 +16,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from mh_core.encoding import unb64u
 from mh_core.errors import InputError
@@ -49,15 +50,52 @@ def add(
     )
 
 
-def has_instance(
-    connection: sqlite3.Connection, key_id: str, instance: str, manifest: str
-) -> bool:
-    """Whether a ticket for this manifest was spent on this instance."""
+@dataclass(frozen=True)
+class Instance:
+    """An instance that a ticket was spent on.
+
+    :param manifests: that the ticket named, hex.
+    :param project: the cloud's claim then; empty in an old record.
+    :param host: of the last release; ``ak_name``: its AK's TPM Name, hex.
+    """
+
+    manifests: tuple[str, ...]
+    project: str
+    host: str
+    ak_name: str
+
+    def entitles(self, manifest: str, project: str) -> bool:
+        """Whether no other ticket is needed."""
+        return manifest in self.manifests and self.project in ("", project)
+
+
+def instance(
+    connection: sqlite3.Connection, key_id: str, name: str
+) -> Instance | None:
     row = connection.execute(
-        "select manifests from instances where key_id = ? and instance = ?",
-        (key_id, instance),
+        "select manifests, project, host, ak_name from instances"
+        " where key_id = ? and instance = ?",
+        (key_id, name),
     ).fetchone()
-    return row is not None and manifest in json.loads(row[0])
+    if row is None:
+        return None
+    return Instance(tuple(json.loads(row[0])), *row[1:])
+
+
+def released(
+    connection: sqlite3.Connection,
+    key_id: str,
+    name: str,
+    project: str,
+    host: str,
+    ak_name: str,
+) -> None:
+    """Note who has the instance's keys now."""
+    connection.execute(
+        "update instances set project = ?, host = ?, ak_name = ?"
+        " where key_id = ? and instance = ?",
+        (project, host, ak_name, key_id, name),
+    )
 
 
 def spend(

@@ -64,3 +64,11 @@ def test_any_record_can_be_shown(record: dict[str, Any]) -> None:
     found = entry(record)
     assert isinstance(found.time, str)
     assert isinstance(found.number, int)
+
+
+def test_a_move_is_said() -> None:
+    """A host that asks for what another one ran."""
+    moved = {**RECORD, "detail": "", "previous_host": "node2"}
+    assert entry(moved).detail == "was on node2 before"
+    refused = {**moved, "detail": "core.akcert.issuer"}
+    assert entry(refused).detail == "core.akcert.issuer"

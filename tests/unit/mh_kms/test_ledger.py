@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 
 from mh_core.errors import MHError, Unavailable, VerificationError
 from mh_kms import ledger as ledger_module
-from mh_kms.db import migration
+from mh_kms.db import migration, tickets
 from mh_kms.db.connection import Database, path_of
 from mh_kms.db.schema import METADATA
 from mh_kms.ledger import Ledger
@@ -197,3 +197,26 @@ def test_a_nonce_that_fails_leaves_records_durable(
     other.close()
     full = 2
     assert database.fetch("pragma synchronous") == (full,)
+
+
+def test_records_of_instances_survive_the_upgrade(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = str(tmp_path / "x.sqlite")
+    migration.sync(path)
+    database = Database(path)
+    with database.transaction() as connection:
+        for name in ("project", "host", "ak_name"):
+            connection.execute(f"alter table instances drop column {name}")
+        connection.execute(
+            "insert into instances values ('k', 'i', '[\"m\"]', x'00', 1)"
+        )
+        connection.execute("update alembic_version set version_num = '0001'")
+    with pytest.raises(Unavailable):
+        migration.require(database)
+    database.close()
+    migration.sync(path)
+    migration.require(database)
+    with database.transaction() as connection:
+        found = tickets.instance(connection, "k", "i")
+    assert found == tickets.Instance(("m",), "", "", "")

@@ -22,7 +22,7 @@ from mh_core import jose
 from mh_core.errors import MHError
 from mh_kms import conf as conf_module
 from mh_kms import deploy
-from mh_kms.db import tokens
+from mh_kms.db import migration, tokens
 from tests.unit.mh_kms.world import World
 
 
@@ -47,7 +47,7 @@ def test_sync_makes_all_that_is_needed_and_once(
     assert world.manage("transport-key", "show") == 0
     assert json.loads(capsys.readouterr().out) == shown
     assert world.manage("db", "version") == 0
-    assert capsys.readouterr().out == "0001\n"
+    assert capsys.readouterr().out == f"{migration.HEAD}\n"
 
 
 def test_a_lost_kek_is_not_replaced(

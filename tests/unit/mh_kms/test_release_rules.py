@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.fixture import softtpm
 from tests.unit.mh_kms.launch import Launch
-from tests.unit.mh_kms.world import World
+from tests.unit.mh_kms.world import PROJECT, World
 
 # -- 6: release policy ---------------------------------------------------
 
@@ -165,3 +166,51 @@ def test_ticket_for_another_manifest(world: World) -> None:
         "kms.ticket.form",
     )
     launch.passes(manifest_digest=other, ticket=ticket)
+
+
+def test_an_instance_stays_in_its_project(world: World) -> None:
+    launch = Launch(world, tickets="required", projects=[PROJECT, "other"])
+    launch.passes(ticket=world.ticket(launch.key, launch.manifest))
+    request = replace(launch.request, project="other")
+    launch.refused(
+        world.release(launch.key, request),
+        "kms.release.ticket",
+        "kms.ticket.form",
+    )
+    launch.passes()
+
+
+def test_keys_that_go_to_another_host_are_recorded_so(world: World) -> None:
+    """It is trusted, and says that the instance is its own now."""
+    launch = Launch(world, tickets="required")
+    launch.passes(ticket=world.ticket(launch.key, launch.manifest))
+    launch.passes(purpose="start")
+    assert "previous_host" not in world.audit(launch.key)[-1]
+    first = world.tpm
+    world.tpm = softtpm.SoftTpm(first.enroller, host="node2")
+    world.attestor.tpm = world.tpm
+    launch.passes(purpose="start", host="node2")
+    record = world.audit(launch.key)[-1]
+    assert (record["previous_host"], record["host"]) == (first.host, "node2")
+    launch.passes(purpose="start", host="node2")
+    assert "previous_host" not in world.audit(launch.key)[-1]
+    # an AK made anew under the old name is another host
+    world.tpm = softtpm.SoftTpm(first.enroller, host="node2")
+    world.attestor.tpm = world.tpm
+    launch.passes(purpose="start", host="node2")
+    assert world.audit(launch.key)[-1]["previous_host"] == "node2"
+
+
+def test_an_instance_known_before_the_upgrade(world: World) -> None:
+    launch = Launch(world, tickets="required")
+    launch.passes(ticket=world.ticket(launch.key, launch.manifest))
+    with world.parts.database.transaction() as connection:
+        connection.execute(
+            "update instances set project = '', host = '', ak_name = ''"
+        )
+    launch.passes(purpose="start")
+    record = world.audit(launch.key)[-1]
+    assert record["ticket"] == "instance"
+    assert "previous_host" not in record
+    row = world.parts.database.fetch("select project from instances")
+    assert row == (PROJECT,)
