@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,10 @@ from mh_core.errors import InputError
 
 #: Largest JSON document anybody here reads, bytes.
 MAX_JSON = 2 * 1024 * 1024
+#: Deepest nesting, so that whoever walks a document may recurse.
+MAX_DEPTH = 32
+# escapes are the only way to half a character in valid UTF-8
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def b64u(data: bytes) -> str:
@@ -80,8 +85,25 @@ def _no_float(text: str) -> Any:
     raise InputError("core.json.number", "only whole numbers are used here")
 
 
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise InputError("core.json.depth", "the document is nested too deeply")
+
+
 def parse_json(data: bytes, limit: int = MAX_JSON) -> Any:
-    """Parse one JSON document; no duplicate members, no floats.
+    """Parse one JSON document (RFC 8259, and I-JSON's rules, RFC 7493).
+
+    No duplicate members, no floats, no unpaired surrogates, at most
+    :data:`MAX_DEPTH` arrays and objects inside each other.
 
     :param limit: largest size in bytes.
     :raises InputError: ``core.json.*``.
@@ -89,11 +111,15 @@ def parse_json(data: bytes, limit: int = MAX_JSON) -> Any:
     if len(data) > limit:
         raise InputError("core.json.size", "the document is too large")
     try:
-        return json.loads(
+        value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_no_duplicates,
             parse_float=_no_float,
             parse_constant=_no_float,
         )
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as exc:
         raise InputError("core.json.syntax", "not a JSON document") from exc
+    _check_depth(value)
+    return value

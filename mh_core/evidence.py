@@ -149,7 +149,7 @@ def verify_host(
     :param now: aware datetime.
     :raises InputError: malformed structures.
     :raises VerificationError: ``core.tpm.*``, ``core.akcert.*``,
-        ``core.evidence.boot``.
+        ``core.evidence.boot``, ``core.evidence.bound``.
     """
     # 1
     ak = Public.parse(evidence.ak_public)
@@ -181,5 +181,9 @@ def verify_host(
             EVENT + ".boot", "the bind key is of another boot of the host"
         )
     check_primary(certify, bind, RH_NULL)
+    if not bound or not set(bound) <= set(evidence.pcrs):
+        raise VerificationError(
+            EVENT + ".bound", "the bind key is held to PCRs not quoted"
+        )
     check_bind(bind, policy_pcr({i: evidence.pcrs[i] for i in bound}))
     return VerifiedHost(identity, ak, bind, quote, dict(evidence.pcrs))

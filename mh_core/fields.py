@@ -30,6 +30,15 @@ from mh_core.errors import InputError
 T = TypeVar("T")
 _MISSING: Any = object()
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
+# C0 without tab and line feed, DEL, C1, line separators, characters that turn
+# the direction of what follows, halves of characters
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+#: Pattern of a text that is one line.
+LINE = r"[^\n\t]*"
+#: Pattern of a SHA-256 digest.
+DIGEST = r"[0-9a-f]{64}"
 
 
 class Fields:
@@ -79,7 +88,7 @@ class Fields:
             raise self.fail(name, f"{minimum} to {maximum} characters")
         if pattern is not None and not re.fullmatch(pattern, value):
             raise self.fail(name, "has characters that are not allowed")
-        if any(ord(c) < 32 and c not in "\n\t" for c in value):
+        if _CONTROL.search(value):
             raise self.fail(name, "has control characters")
         return value
 
@@ -163,12 +172,20 @@ class Fields:
             raise self.fail(first, "is not known here")
 
 
-def text_item(event: str, maximum: int = 255) -> Callable[[Any], str]:
+def text_item(
+    event: str, maximum: int = 255, pattern: str | None = None
+) -> Callable[[Any], str]:
     """Item converter for :meth:`Fields.list`: a bounded string."""
 
     def convert(value: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= maximum:
             raise InputError(event, "a list item must be a string")
+        if _CONTROL.search(value) or (
+            pattern is not None and not re.fullmatch(pattern, value)
+        ):
+            raise InputError(
+                event, "a list item has characters that are not allowed"
+            )
         return value
 
     return convert

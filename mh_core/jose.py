@@ -13,8 +13,12 @@
 
 Tokens are JWS/JWT with ES256 (RFC 7515, 7519); keys travel in JWE with
 ``ECDH-ES+A256KW`` or ``RSA-OAEP-256`` and ``A256GCM`` (RFC 7516, 7518).
-joserfc does the work; only :func:`open_with_z` is ours, because the ECDH
-step of an incoming JWE happens inside a TPM.
+joserfc does the work; only :func:`open_with_z` and :func:`oaep_parts` are
+ours, because the first step of an incoming JWE happens inside a TPM.
+
+A token is read strictly before any key is used on it: canonical base64url,
+exactly the header members that :func:`sign` and :func:`wrap` write, nothing
+that points at a key (``jku``, ``jwk``, ``x5c``), is compressed or critical.
 """
 
 import hmac
@@ -22,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
@@ -31,74 +36,67 @@ from cryptography.hazmat.primitives.keywrap import (
 )
 from joserfc import jwe, jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
+from joserfc.registry import HeaderParameter
 
 from mh_core.encoding import b64u, lp, parse_json, unb64u
 from mh_core.errors import InputError, VerificationError
 from mh_core.fields import Fields
+from mh_core.jwk import Jwk, generate_key, load, public, thumbprint
 
-Jwk = dict[str, Any]
+__all__ = [
+    "MAX_TOKEN",
+    "Jwk",
+    "generate_key",
+    "oaep_parts",
+    "open_with_z",
+    "public",
+    "recipient",
+    "sign",
+    "thumbprint",
+    "unwrap",
+    "verify",
+    "wrap",
+]
 
 _ECDH = "ECDH-ES+A256KW"
 _OAEP = "RSA-OAEP-256"
 _ENC = "A256GCM"
 #: Longest compact token read, characters.
 MAX_TOKEN = 256 * 1024
-
-
-def generate_key() -> Jwk:
-    """A new P-256 private key as JWK, ``kid`` = its RFC 7638 thumbprint."""
-    key = ECKey.generate_key("P-256", private=True)
-    out: Jwk = dict(key.as_dict(private=True))
-    out["kid"] = key.thumbprint()
-    return out
-
-
-def public(jwk: Mapping[str, Any]) -> Jwk:
-    """The public members of an EC or RSA key, with ``kid``.
-
-    :raises InputError: not a P-256 or RSA (2048 to 4096 bits) key.
-    """
-    kty = jwk.get("kty")
-    names = {"EC": ("crv", "x", "y"), "RSA": ("n", "e")}.get(
-        kty if isinstance(kty, str) else ""
-    )
-    if names is None or (kty == "EC" and jwk.get("crv") != "P-256"):
-        raise InputError("core.jose.key", "a P-256 or RSA key is expected")
-    out: Jwk = {"kty": kty}
-    for name in names:
-        value = jwk.get(name)
-        if not isinstance(value, str) or not 0 < len(value) <= 1024:
-            raise InputError("core.jose.key", f"member {name!r} is bad")
-        out[name] = value
-    out["kid"] = thumbprint(out)
-    return out
-
-
-def _import(jwk: Mapping[str, Any]) -> ECKey | RSAKey:
-    try:
-        if jwk.get("kty") == "EC":
-            return ECKey.import_key(dict(jwk))
-        key = RSAKey.import_key(dict(jwk))
-        if not 2048 <= key.public_key.key_size <= 4096:
-            raise InputError("core.jose.key", "RSA keys: 2048 to 4096 bits")
-        return key
-    except (JoseError, ValueError, TypeError, KeyError) as exc:
-        raise InputError("core.jose.key", "not a usable JWK") from exc
-
-
-def thumbprint(jwk: Mapping[str, Any]) -> str:
-    """RFC 7638 thumbprint, SHA-256, base64url."""
-    return str(_import(jwk).thumbprint())
+# joserfc's own limits are below what we sign and wrap.
+_JWS = jws.JWSRegistry(algorithms=["ES256"])
+_JWS.max_payload_length = MAX_TOKEN
+# ``apv`` is known to it beside key agreement only.
+_JWE = jwe.JWERegistry(
+    header_registry={"apv": HeaderParameter("PartyVInfo", "str")},
+    algorithms=[_ECDH, _OAEP, _ENC],
+)
+_JWE.max_ciphertext_length = MAX_TOKEN
 
 
 # -- signatures ----------------------------------------------------------
 
 
 def sign(payload: bytes, key: Mapping[str, Any], typ: str) -> str:
-    """Compact JWS, ES256; ``typ`` keeps one kind from passing for another."""
+    """Compact JWS, ES256; ``typ`` keeps one kind from passing for another.
+
+    :raises InputError: ``core.jose.key``: not a private P-256 key;
+        ``core.jose.size``: nobody here would read the token.
+    """
     header = {"alg": "ES256", "typ": typ, "kid": thumbprint(key)}
-    return jws.serialize_compact(header, payload, _import(key), ["ES256"])
+    try:
+        token = jws.serialize_compact(
+            header, payload, load(key), registry=_JWS
+        )
+    except (JoseError, ValueError, TypeError) as exc:
+        raise InputError("core.jose.key", "this key cannot sign") from exc
+    return _bounded(token)
+
+
+def _bounded(token: str) -> str:
+    if len(token) > MAX_TOKEN:
+        raise InputError("core.jose.size", "too much for one token")
+    return token
 
 
 def verify(
@@ -114,11 +112,13 @@ def verify(
         raise InputError("core.jose.token", "another kind of token")
     if set(header) != {"alg", "typ", "kid"}:
         raise InputError("core.jose.token", "header members not known here")
+    for part in token.split("."):
+        unb64u(part, "core.jose.token")
     for key in keys:
         if thumbprint(key) != header["kid"]:
             continue
         try:
-            found = jws.deserialize_compact(token, _import(key), ["ES256"])
+            found = jws.deserialize_compact(token, load(key), registry=_JWS)
         except (JoseError, ValueError, TypeError) as exc:
             raise VerificationError(
                 "core.jose.signature", "the signature does not verify"
@@ -151,18 +151,24 @@ def wrap(
     that an answer to one request does not open as the answer to another.
     With RSA it stands in the protected header all the same, and so in the
     authenticated data.
+
+    :raises InputError: ``core.jose.key``, ``core.jose.size``.
     """
-    recipient = _import(public(key))
+    jwk = public(key)
     header = {
-        "alg": _ECDH if isinstance(recipient, ECKey) else _OAEP,
+        "alg": _ECDH if jwk["kty"] == "EC" else _OAEP,
         "enc": _ENC,
         "typ": typ,
-        "kid": thumbprint(key),
+        "kid": jwk["kid"],
         "apv": b64u(apv),
     }
-    return jwe.encrypt_compact(
-        header, plaintext, recipient, [header["alg"], _ENC]
-    )
+    try:
+        token = jwe.encrypt_compact(
+            header, plaintext, load(jwk), registry=_JWE
+        )
+    except (JoseError, ValueError, TypeError) as exc:
+        raise InputError("core.jose.key", "cannot wrap to this key") from exc
+    return _bounded(token)
 
 
 def unwrap(token: str, key: Mapping[str, Any], apv: bytes) -> bytes:
@@ -172,8 +178,13 @@ def unwrap(token: str, key: Mapping[str, Any], apv: bytes) -> bytes:
     :raises VerificationError: ``core.jose.unwrap``: other key or ``apv``.
     """
     header = _jwe_header(token, apv)
+    _jwe_parts(token)
+    if header["alg"] == _ECDH:
+        _point(header)
+    if header["kid"] != thumbprint(key):
+        raise VerificationError("core.jose.unwrap", "made for another key")
     try:
-        found = jwe.decrypt_compact(token, _import(key), [header["alg"], _ENC])
+        found = jwe.decrypt_compact(token, load(key), registry=_JWE)
     except (JoseError, ValueError, TypeError, InvalidTag) as exc:
         raise VerificationError(
             "core.jose.unwrap", "the wrapped key does not open"
@@ -196,18 +207,66 @@ def recipient(token: str) -> str:
 
 def _jwe_header(token: str, apv: bytes) -> dict[str, Any]:
     header = _header(token, 5)
-    allowed = {"alg", "enc", "typ", "kid", "apv", "epk"}
-    if (
-        set(header) - allowed
-        or header.get("alg") not in (_ECDH, _OAEP)
-        or header.get("enc") != _ENC
-    ):
+    alg = header.get("alg")
+    if alg not in (_ECDH, _OAEP) or header.get("enc") != _ENC:
         raise InputError("core.jose.token", "another kind of JWE")
-    if not hmac.compare_digest(str(header.get("apv")), b64u(apv)):
+    known = {"alg", "enc", "typ", "kid"} | ({"epk"} if alg == _ECDH else set())
+    if set(header) - {"apv"} != known or not isinstance(header["kid"], str):
+        raise InputError("core.jose.token", "header members not as here")
+    sent = header.get("apv")
+    # as bytes: compare_digest takes no text that is not ASCII
+    if not isinstance(sent, str) or not hmac.compare_digest(
+        sent.encode("utf-8", "replace"), b64u(apv).encode()
+    ):
         raise VerificationError(
             "core.jose.apv", "made for another request than this one"
         )
     return header
+
+
+def _jwe_parts(token: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """Encrypted key, IV, ciphertext and tag (lengths of A256GCM)."""
+    key, iv, ciphertext, tag = (
+        unb64u(part, "core.jose.token") for part in token.split(".")[1:]
+    )
+    if len(iv) != 12 or len(tag) != 16:
+        raise InputError("core.jose.token", "not lengths of A256GCM")
+    return key, iv, ciphertext, tag
+
+
+def _point(header: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """The sender's ephemeral point.
+
+    That it lies on the curve is for the TPM to check too; one that does not
+    would tell its sender about the private key.
+    """
+    epk = Fields(header.get("epk"), "core.jose.token")
+    epk.choice("kty", ("EC",))
+    epk.choice("crv", ("P-256",))
+    x, y = epk.b64u("x", 32), epk.b64u("y", 32)
+    epk.end()
+    try:
+        ec.EllipticCurvePublicNumbers(
+            int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()
+        ).public_key()
+    except ValueError as exc:
+        raise InputError("core.jose.token", "epk: not on the curve") from exc
+    return x, y
+
+
+def _open(token: str, cek: bytes) -> bytes:
+    """Open the content; ``cek`` is what came out of the encrypted key."""
+    if len(cek) != 32:
+        raise VerificationError("core.jose.unwrap", "not a key of A256GCM")
+    _key, iv, ciphertext, tag = _jwe_parts(token)
+    try:
+        return AESGCM(cek).decrypt(
+            iv, ciphertext + tag, token.split(".", 1)[0].encode()
+        )
+    except (InvalidTag, ValueError) as exc:
+        raise VerificationError(
+            "core.jose.unwrap", "the wrapped key does not open"
+        ) from exc
 
 
 def open_with_z(
@@ -229,46 +288,29 @@ def open_with_z(
     header = _jwe_header(token, apv)
     if header["alg"] != _ECDH:
         raise InputError("core.jose.token", "not wrapped by key agreement")
-    epk = Fields(header.get("epk"), "core.jose.token")
-    epk.choice("kty", ("EC",))
-    epk.choice("crv", ("P-256",))
-    x, y = epk.b64u("x", 32), epk.b64u("y", 32)
-    epk.end()
-    protected, key, iv, ciphertext, tag = token.split(".")
+    x, y = _point(header)
+    key = _jwe_parts(token)[0]
     # AlgorithmID || PartyUInfo (empty) || PartyVInfo || SuppPubInfo
     info = lp(_ECDH.encode()) + lp(b"") + lp(apv) + (256).to_bytes(4, "big")
     try:
         kek = ConcatKDFHash(SHA256(), 32, info).derive(zgen(x, y))
-        cek = aes_key_unwrap(kek, unb64u(key))
-        return AESGCM(cek).decrypt(
-            unb64u(iv), unb64u(ciphertext) + unb64u(tag), protected.encode()
-        )
-    except (InvalidUnwrap, InvalidTag, ValueError) as exc:
+        cek = aes_key_unwrap(kek, key)
+    except (InvalidUnwrap, ValueError) as exc:
         raise VerificationError(
             "core.jose.unwrap", "the wrapped key does not open"
         ) from exc
+    return _open(token, cek)
 
 
 def oaep_parts(
     token: str, apv: bytes
 ) -> tuple[bytes, Callable[[bytes], bytes]]:
     """The same for ``RSA-OAEP-256``: the encrypted content key for the TPM,
-    and a function that opens the content with the key the TPM returned."""
+    and a function that opens the content with the key the TPM returned.
+
+    :raises: as :func:`open_with_z`.
+    """
     header = _jwe_header(token, apv)
     if header["alg"] != _OAEP:
         raise InputError("core.jose.token", "not wrapped by RSA-OAEP")
-    protected, key, iv, ciphertext, tag = token.split(".")
-
-    def finish(cek: bytes) -> bytes:
-        try:
-            return AESGCM(cek).decrypt(
-                unb64u(iv),
-                unb64u(ciphertext) + unb64u(tag),
-                protected.encode(),
-            )
-        except (InvalidTag, ValueError) as exc:
-            raise VerificationError(
-                "core.jose.unwrap", "the wrapped key does not open"
-            ) from exc
-
-    return unb64u(key), finish
+    return _jwe_parts(token)[0], lambda cek: _open(token, cek)

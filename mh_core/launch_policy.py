@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mh_core.encoding import canonical_json, labelled_digest
-from mh_core.fields import Fields, text_item
+from mh_core.fields import DIGEST, Fields, text_item
 
 EVENT = "core.launch-policy"
-_DIGEST = r"[0-9a-f]{64}"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class LaunchPolicy:
     :param config_drives: SHA-256 (hex) of each config drive image that may
         be attached; none by default.
     :param user_data: SHA-256 (hex) of each user-data that may be given;
-        ``""`` in it stands for "none given", which is always allowed.
+        none given is always allowed.
     :param snapshots: the instance may be snapshotted under a new key.
     """
 
@@ -40,7 +39,7 @@ class LaunchPolicy:
     def parse(cls, value: Any) -> "LaunchPolicy":
         """:raises InputError: ``core.launch-policy``."""
         fields = Fields(value, EVENT)
-        item = text_item(EVENT, 64)
+        item = text_item(EVENT, 64, DIGEST)
         policy = cls(
             config_drives=fields.list("config_drives", item, 64, ()),
             user_data=fields.list("user_data", item, 64, ()),

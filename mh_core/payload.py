@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from mh_core import jose
 from mh_core.encoding import b64u, canonical_json, parse_json
-from mh_core.fields import Fields, text_item
+from mh_core.fields import DIGEST, LINE, Fields, text_item
 from mh_core.launch_policy import LaunchPolicy
-from mh_core.request import ORIGIN_PATTERN, PURPOSES
+from mh_core.request import NAME, ORIGIN_PATTERN, PURPOSES
 from mh_core.secret import Secret
 
 EVENT = "core.payload"
@@ -64,10 +64,13 @@ class ReleasePayload:
                     name: b64u(key.reveal())
                     for name, key in self.overlay_keys.items()
                 },
-                "manifest_keys": list(self.manifest_keys),
+                # public members only, whatever the caller has at hand
+                "manifest_keys": [
+                    jose.public(key) for key in self.manifest_keys
+                ],
                 "manifest_digests": list(self.manifest_digests),
                 "kms_origin": self.kms_origin,
-                "transport_jwk": self.transport_jwk,
+                "transport_jwk": jose.public(self.transport_jwk),
                 "lease": self.lease,
                 "request_digest": self.request_digest.hex(),
                 "issued_at": self.issued_at,
@@ -83,7 +86,8 @@ class ReleasePayload:
         fields.integer("version", 1, 1)
         overlay_keys = {}
         for name, value in fields.object("overlay_keys").items():
-            one = Fields({"key": value}, EVENT)
+            one = Fields({"name": name, "key": value}, EVENT)
+            one.text("name", pattern=NAME)
             overlay_keys[name] = Secret(one.b64u("key", 32))
         payload = cls(
             purpose=fields.choice("purpose", PURPOSES),
@@ -92,14 +96,14 @@ class ReleasePayload:
             overlay_keys=overlay_keys,
             manifest_keys=fields.list("manifest_keys", jose.public, 64),
             manifest_digests=fields.list(
-                "manifest_digests", text_item(EVENT, 64), 1024
+                "manifest_digests", text_item(EVENT, 64, DIGEST), 1024
             ),
             kms_origin=fields.text("kms_origin", pattern=ORIGIN_PATTERN),
             transport_jwk=jose.public(fields.object("transport_jwk")),
             lease=fields.integer("lease", 0, 1 << 31),
             request_digest=fields.hex("request_digest", 32),
             issued_at=fields.integer("issued_at", 0, 1 << 40),
-            audit=fields.text("audit", maximum=128),
+            audit=fields.text("audit", maximum=128, pattern=LINE),
             launch_policy=LaunchPolicy.parse(fields.object("launch_policy")),
         )
         fields.end()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mh_core.encoding import labelled_digest
-from mh_core.fields import Fields
+from mh_core.fields import LINE, Fields
 
 EVENT = "core.request"
 PURPOSES = (
@@ -33,7 +33,8 @@ PURPOSES = (
     "rescue",
 )
 ORIGIN_PATTERN = r"https?://[A-Za-z0-9.\-\[\]:]{1,240}"
-_NAME = r"[A-Za-z0-9._\-]{1,64}"
+#: Pattern of a disk's name.
+NAME = r"[A-Za-z0-9._\-]{1,64}"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Disk:
     @classmethod
     def parse(cls, value: Any) -> "Disk":
         fields = Fields(value, EVENT + ".disk")
-        disk = cls(
-            fields.text("name", pattern=_NAME), fields.uuid("luks_uuid")
-        )
+        disk = cls(fields.text("name", pattern=NAME), fields.uuid("luks_uuid"))
         fields.end()
         return disk
 
@@ -92,8 +91,8 @@ class KeyRequest:
             kms_origin=fields.text("kms_origin", pattern=ORIGIN_PATTERN),
             purpose=fields.choice("purpose", PURPOSES),
             instance=fields.uuid("instance"),
-            project=fields.text("project", maximum=64),
-            user=fields.text("user", maximum=64),
+            project=fields.text("project", maximum=64, pattern=LINE),
+            user=fields.text("user", maximum=64, pattern=LINE),
             host=fields.text("host", pattern=r"[A-Za-z0-9._\-]{1,255}"),
             image=fields.uuid("image"),
             manifest_digest=fields.hex("manifest_digest", 32).hex(),

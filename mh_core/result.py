@@ -19,7 +19,7 @@ from typing import Any
 from mh_core import jose
 from mh_core.encoding import b64u, canonical_json, parse_json
 from mh_core.errors import VerificationError
-from mh_core.fields import Fields
+from mh_core.fields import LINE, Fields
 
 EVENT = "core.result"
 TYP = "eat+jwt"
@@ -58,7 +58,7 @@ class AttestationResult:
             "exp": self.expires_at,
             "eat_nonce": b64u(self.nonce),
             "eat_profile": PROFILE,
-            "cnf": {"jwk": self.bind_jwk},
+            "cnf": {"jwk": jose.public(self.bind_jwk)},
             "mh_request": self.request_digest.hex(),
             "mh_host": self.host,
             "mh_host_id": self.host_id,
@@ -72,7 +72,10 @@ class AttestationResult:
         fields = Fields(parse_json(payload, 16384), EVENT + ".claims")
         fields.choice("eat_profile", (PROFILE,))
         cnf = Fields(fields.object("cnf"), EVENT + ".claims")
-        tags = fields.object("mh_tags")
+        tags = {}
+        for name, value in fields.object("mh_tags").items():
+            one = Fields({"name": name, "value": value}, EVENT + ".claims")
+            tags[one.text("name", pattern=LINE)] = one.text("value")
         result = cls(
             issuer=fields.text("iss"),
             audience=fields.text("aud"),
@@ -80,11 +83,11 @@ class AttestationResult:
             expires_at=fields.integer("exp", 0, 1 << 40),
             nonce=fields.b64u("eat_nonce", 32),
             request_digest=fields.hex("mh_request", 32),
-            host=fields.text("mh_host"),
+            host=fields.text("mh_host", pattern=LINE),
             host_id=fields.uuid("mh_host_id"),
             level=fields.choice("mh_level", LEVELS),
             bind_jwk=jose.public(cnf.object("jwk")),
-            tags={str(k): str(v) for k, v in tags.items()},
+            tags=tags,
         )
         cnf.end()
         fields.end()

@@ -31,6 +31,10 @@ class Verdict:
     allowed: bool
     events: tuple[Event, ...] = ()
 
+    def __bool__(self) -> bool:
+        """So that ``if verdict:`` cannot take a refusal for a yes."""
+        return self.allowed
+
     def require(self) -> None:
         """:raises Denied: with the first event, unless allowed."""
         if not self.allowed:

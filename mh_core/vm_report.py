@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mh_core.encoding import canonical_json, labelled_digest
-from mh_core.fields import Fields
+from mh_core.fields import LINE, Fields
 
 EVENT = "core.vm-report"
 TYP = "mh-vm-report+jwt"
@@ -67,16 +67,16 @@ class VmClaims:
         measured = fields.object("measured")
         for name, verdict in measured.items():
             one = Fields({"name": name, "verdict": verdict}, EVENT)
-            one.text("name", maximum=64)
-            one.text("verdict", maximum=255)
+            one.text("name", maximum=64, pattern=LINE)
+            one.text("verdict", maximum=255, pattern=LINE)
         claims = cls(
             instance=fields.uuid("instance"),
-            project=fields.text("project", maximum=64),
+            project=fields.text("project", maximum=64, pattern=LINE),
             image=fields.uuid("image"),
             key_id=fields.uuid("key_id"),
-            kms_origin=fields.text("kms_origin"),
-            host=fields.text("host"),
-            purpose=fields.text("purpose", maximum=32),
+            kms_origin=fields.text("kms_origin", pattern=LINE),
+            host=fields.text("host", pattern=LINE),
+            purpose=fields.text("purpose", maximum=32, pattern=LINE),
             manifest_digest=fields.hex("manifest_digest", 32).hex(),
             domain_digest=fields.hex("domain_digest", 32).hex(),
             request_digest=fields.hex("request_digest", 32).hex(),
