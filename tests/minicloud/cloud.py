@@ -19,6 +19,7 @@ with Cloud(base) as cloud:
 from __future__ import annotations
 
 import collections.abc
+import functools
 import pathlib
 import shutil
 import types
@@ -39,6 +40,7 @@ from tests.minicloud.pids import (
     Ready,
     ancestors,
     end_pids,
+    group_members,
     wait_until,
 )
 from tests.minicloud.process import Supervisor, Words
@@ -166,7 +168,7 @@ class Cloud:
             plan.append(
                 steps.Step(
                     f"nova-{name}",
-                    lambda name=name: control.nova(name),
+                    functools.partial(control.nova, name),
                     ("nova tables", "rabbitmq", "people", "placement"),
                 )
             )
@@ -230,10 +232,7 @@ class Cloud:
             limit = 2 if name in WSGI else 8
             plan.append(
                 steps.Step(
-                    name,
-                    lambda name=name, limit=limit: self.processes.stop(
-                        name, limit
-                    ),
+                    name, functools.partial(self.processes.stop, name, limit)
                 )
             )
         steps.run_all(plan)
@@ -285,6 +284,10 @@ class Cloud:
     def pids(self) -> list[int]:
         """Every process of the cloud and in its nodes, guests too."""
         found = set(self.processes.marked())
+        for name in self.processes.names():
+            record = self.processes.record(name)
+            if record is not None and record.alive():
+                found.update(group_members(record.pid))
         for node in self.nodes:
             found.update(node.namespace.inhabitants())
         return sorted(found)

@@ -218,8 +218,8 @@ def _system(work: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     _download((*PACKAGES, KERNEL), packages)
     _download((_kernel(),), packages)
     for package in packages.glob("*.deb"):
-        image = package.name.startswith("linux-image")
-        _run("dpkg-deb", "-x", package, kernel if image else root)
+        part = kernel if package.name.startswith("linux-image") else root
+        _run("dpkg-deb", "-x", package, part)
     for name in ("doc", "man", "locale", "info", "lintian", "zoneinfo"):
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
     _configure(root)
@@ -295,8 +295,8 @@ def _assemble(
         *("mformat", "-i", fat, "-T", str(BOOT_SECTORS), "-h", "64"),
         *("-s", "32", "-H", str(BOOT_START), "-v", "BOOT", "::"),
     )
-    for file in boot.iterdir():
-        _run("mcopy", "-i", fat, file, f"::/{file.name}")
+    for name in sorted(entry.name for entry in boot.iterdir()):
+        _run("mcopy", "-i", fat, boot / name, f"::/{name}")
     _run("syslinux", "--install", fat)
     _run(
         *("mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-d", root),

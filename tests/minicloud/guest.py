@@ -104,7 +104,7 @@ def wait_status(
 
 
 def fault(server: Server) -> str:
-    return (server.fault or {}).get("message", "")
+    return str((server.fault or {}).get("message", ""))
 
 
 def boot(
@@ -131,7 +131,7 @@ def boot(
 def console(conn: Connection, server: Server) -> str:
     """What the guest wrote to its serial port, through Nova's API."""
     answer = conn.compute.get_server_console_output(server.id)
-    return answer.get("output") or ""
+    return str(answer.get("output") or "")
 
 
 def wait_console(
