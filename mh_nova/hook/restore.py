@@ -71,8 +71,9 @@ def _put_back(uuid: str, before: str, seconds: float) -> None:
             )
         except exception.InstanceNotFound:
             return
-        except exception.InstanceUpdateConflict:
+        except exception.InstanceUpdateConflict as exc:
             # something newer has begun; its word counts
+            LOG.info("Refused rescue: %s", exc, instance_uuid=uuid)
             return
         except MessagingException:
             # the conductor is slow, or its database is

@@ -44,11 +44,12 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     # as on a server's database, two writers wait for each other: SQLite
     # fails a transaction that read before another one wrote
-    @sqlalchemy.event.listens_for(engine, "begin", insert=True)
+    @sqlalchemy.event.listens_for(engine, "begin")
     def lock(connection: sqlalchemy.Connection) -> None:
-        if "in_transaction" not in connection.info:
-            connection.execute(sqlalchemy.text("BEGIN IMMEDIATE"))
-            connection.info["in_transaction"] = True
+        raw: Any = connection.connection.driver_connection
+        # in place of the BEGIN of oslo.db, after which nothing was read yet
+        raw.commit()
+        raw.execute("BEGIN IMMEDIATE")
 
     models.BASE.metadata.create_all(engine)
 
