@@ -312,7 +312,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     sizes = [int(size) * MIB for size in options.sizes.split(",")]
-    product = TrustedCloud(Cloud(layout.default_base()))
+    base = os.environ.get("MH_CLOUD_BASE")
+    product = TrustedCloud(
+        Cloud(pathlib.Path(base) if base else layout.default_base())
+    )
     try:
         product.start()
         world = World(product)
