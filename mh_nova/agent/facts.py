@@ -12,6 +12,7 @@
 """From records to what the decisions and libvirt need; no judgement here."""
 
 import os
+from typing import Any
 
 from mh_core.errors import NotFound
 from mh_core.secret import Secret
@@ -52,6 +53,18 @@ def expected_disks(
             )
         )
     return tuple(out)
+
+
+def disk_answer(instance: str, disk: DiskRecord) -> dict[str, Any]:
+    """What the hook is told of a disk: the secrets' names, never a key."""
+    return {
+        "name": disk.name,
+        "overlay_secret": secret_uuid(instance, disk.name, "overlay"),
+        "base_secret": secret_uuid(instance, disk.name, "base")
+        if disk.base
+        else "",
+        "base": disk.base,
+    }
 
 
 def secret_keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:

@@ -19,9 +19,7 @@ them, and writes every decision to the audit log before it acts on it.
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mh_core.errors import Conflict, Denied, MHError
@@ -29,51 +27,26 @@ from mh_nova.agent import admit as admit_module
 from mh_nova.agent import measure as measure_module
 from mh_nova.agent.admit import Facts, admit
 from mh_nova.agent.attempt import Attempt, Attempts, Opened, Stage
-from mh_nova.agent.bases import Bases
 from mh_nova.agent.facts import (
     base_path,
     config_drive_digest,
+    disk_answer,
     expected_disks,
     secret_keys,
     vm_claims,
 )
-from mh_nova.agent.guard import Guard
-from mh_nova.agent.interfaces import Prover
-from mh_nova.agent.journal import Journal
 from mh_nova.agent.keys import Keys, key_request
-from mh_nova.agent.kms import KmsClient
 from mh_nova.agent.measure import Measured, measure
-from mh_nova.agent.measurers.base import HashedFile, Measurer
-from mh_nova.agent.overlay import Overlays, secret_uuid
-from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG, Root
-from mh_nova.agent.report import Reporter
-from mh_nova.agent.secrets import Keeper
-from mh_nova.agent.store import DiskRecord, InstanceRecord, Store
+from mh_nova.agent.measurers.base import HashedFile
+from mh_nova.agent.parts import Parts
+from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG
+from mh_nova.agent.store import DiskRecord, InstanceRecord
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.launch"
 STARTED = EVENT + ".started"
 GRANTED = "agent.start.granted"
 _SWEEP = 5.0
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a launcher is put together from."""
-
-    conf: Any
-    root: Root
-    prover: Prover
-    kms: KmsClient
-    store: Store
-    bases: Bases
-    overlays: Overlays
-    secrets: Keeper
-    journal: Journal
-    guard: Guard
-    reporter: Reporter
-    measurers: Mapping[str, Measurer]
-    clock: Callable[[], float] = time.time
 
 
 class Launcher:
@@ -282,18 +255,7 @@ class Launcher:
             base = base_path(self._p.root, record, disk)
             if self._p.overlays.inspect(instance, disk.name, base) is None:
                 continue
-            out.append(
-                {
-                    "name": disk.name,
-                    "overlay_secret": secret_uuid(
-                        instance, disk.name, "overlay"
-                    ),
-                    "base_secret": secret_uuid(instance, disk.name, "base")
-                    if disk.base
-                    else "",
-                    "base": disk.base,
-                }
-            )
+            out.append(disk_answer(instance, disk))
         return out
 
     # -- start -----------------------------------------------------------

@@ -24,10 +24,11 @@ from mh_nova.agent.guard import Guard
 from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient, PendingRequests
-from mh_nova.agent.launch import Launcher, Parts
+from mh_nova.agent.launch import Launcher
 from mh_nova.agent.measurers.base import Measurer
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.overlay import Overlays
+from mh_nova.agent.parts import Parts
 from mh_nova.agent.paths import Root
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.secrets import Libvirt, Secrets

@@ -43,7 +43,7 @@ OWN_NAMESPACES = {
 }
 MAX_LINES = 400
 # a test module may hold one long table of cases
-MAX_TEST_LINES = 800
+MAX_TEST_LINES = 900
 # none; a file that grows longer is two files
 LONGER: frozenset[str] = frozenset()
 PROTOCOL = ROOT / "doc/source/reference/protocol.rst"

@@ -53,8 +53,9 @@ from mh_nova.agent.bases import Bases
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient, PendingRequests
-from mh_nova.agent.launch import Launcher, Parts
+from mh_nova.agent.launch import Launcher
 from mh_nova.agent.overlay import Overlays, secret_uuid
+from mh_nova.agent.parts import Parts
 from mh_nova.agent.paths import PART, Root, base_name
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.service import load_measurers
