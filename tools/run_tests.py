@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-GROUPS = ("tests/unit", "tests/functional", "tests/e2e")
+GROUPS = ("tests/unit", "tests/functional", "tests/minicloud", "tests/e2e")
 
 
 def main() -> int:
