@@ -181,7 +181,10 @@ def unwrap(token: str, key: Mapping[str, Any], apv: bytes) -> bytes:
     _jwe_parts(token)
     if header["alg"] == _ECDH:
         _point(header)
-    if header["kid"] != thumbprint(key):
+    own = public(key)
+    if (header["alg"] == _ECDH) != (own["kty"] == "EC"):
+        raise InputError("core.jose.token", "for another kind of key")
+    if header["kid"] != own["kid"]:
         raise VerificationError("core.jose.unwrap", "made for another key")
     try:
         found = jwe.decrypt_compact(token, load(key), registry=_JWE)
