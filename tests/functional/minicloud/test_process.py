@@ -125,7 +125,12 @@ def test_processes_without_a_record_are_found_by_their_mark(
 ) -> None:
     script = "setsid sleep 60 & exec sleep 60"
     supervisor.start("one", ["sh", "-c", script], env=ENV)
-    pids.wait_until(lambda: len(supervisor.marked()) == 2, 5, "both")
+
+    def apart() -> bool:
+        """Before its setsid() the stray would end with the group."""
+        return len({os.getsid(pid) for pid in supervisor.marked()}) == 2
+
+    pids.wait_until(apart, 5, "both")
     supervisor.stop("one")
     [stray] = supervisor.marked()
     pids.end_pids([stray])

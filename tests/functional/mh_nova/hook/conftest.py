@@ -15,7 +15,7 @@
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ import nova.privsep
 import pytest
 from nova import context as nova_context
 from nova import exception, objects
+from nova.compute import utils as compute_utils
+from nova.virt import driver as virt_driver
 from nova.virt import images
 from nova.virt.libvirt import imagecache
+from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_concurrency import lockutils
 
 from mh_core.image import overlay
@@ -211,3 +214,50 @@ def make_instance(trusted: bool = True, **changes: Any) -> objects.Instance:
     instance = objects.Instance(**fields)
     instance._context = nova_context.get_admin_context()
     return instance
+
+
+class Stock:
+    """Notes the calls that reach nova's own methods."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.during: Callable[[Any], Any] = lambda driver: None
+        self._monkeypatch = monkeypatch
+
+    def replace(self, *names: str) -> None:
+        for name in names:
+            self._monkeypatch.setattr(LibvirtDriver, name, self._note(name))
+
+    def _note(self, name: str) -> Callable[..., Any]:
+        def method(driver: Any, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            return self.during(driver)
+
+        return method
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
+    return Stock(monkeypatch)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The metadata of every save of an instance."""
+    notes: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        objects.Instance,
+        "save",
+        lambda self, *args, **kwargs: notes.append(dict(self.metadata)),
+    )
+    return notes
+
+
+@pytest.fixture
+def driver(agent: FakeAgent, glance: Glance) -> Any:
+    return virt_driver.load_compute_driver(None, "mh.TrustedLibvirtDriver")
+
+
+def message(exc: Exception) -> str:
+    """What nova would show the user."""
+    return str(compute_utils.exception_to_dict(exc)["message"])

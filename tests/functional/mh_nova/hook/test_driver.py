@@ -15,28 +15,29 @@ database is replaced, by something that notes the call."""
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nova.conf
 import pytest
 from nova import exception, objects
-from nova.compute import manager, task_states
 from nova.compute import provider_tree as tree
-from nova.compute import utils as compute_utils
+from nova.compute import task_states
 from nova.virt import driver as virt_driver
 from nova.virt.libvirt import imagecache
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_messaging import MessagingTimeout
 
-from mh_nova.hook import faults, restore
+from mh_nova.hook import faults
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
     Glance,
+    Stock,
     base_file,
     make_instance,
+    message,
     write_disk,
 )
 from tests.unit.mh_nova.hook.fake_agent import (
@@ -48,59 +49,13 @@ from tests.unit.mh_nova.hook.fake_agent import (
 from tests.unit.mh_nova.hook.test_properties import image
 
 CONF = nova.conf.CONF
+pytestmark = pytest.mark.usefixtures("saved")
 XML = "<domain><name>x</name></domain>"
 UNTRUSTED = {
     **TRUSTED,
     "trusted": False,
     "findings": [{"event": "agent.guard.tmpfs", "message": "not on tmpfs"}],
 }
-
-
-class Stock:
-    """Notes the calls that reach nova's own methods."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[str] = []
-        self.during: Callable[[Any], Any] = lambda driver: None
-        self._monkeypatch = monkeypatch
-
-    def replace(self, *names: str) -> None:
-        for name in names:
-            self._monkeypatch.setattr(LibvirtDriver, name, self._note(name))
-
-    def _note(self, name: str) -> Callable[..., Any]:
-        def method(driver: Any, *args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            return self.during(driver)
-
-        return method
-
-
-@pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
-    return Stock(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """The metadata of every save of an instance."""
-    notes: list[dict[str, str]] = []
-    monkeypatch.setattr(
-        objects.Instance,
-        "save",
-        lambda self, *args, **kwargs: notes.append(dict(self.metadata)),
-    )
-    return notes
-
-
-@pytest.fixture
-def driver(agent: FakeAgent, glance: Glance) -> Any:
-    return virt_driver.load_compute_driver(None, "mh.TrustedLibvirtDriver")
-
-
-def message(exc: Exception) -> str:
-    """What nova would show the user."""
-    return str(compute_utils.exception_to_dict(exc)["message"])
 
 
 def spawn(driver: Any, instance: Any, info: Any = None) -> None:
@@ -488,210 +443,6 @@ def test_soft_reboot_never_starts_by_itself(
     with pytest.raises(exception.NovaException, match="unavailable"):
         driver._soft_reboot(make_instance())
     assert stock.calls == ["_clean_shutdown"]
-
-
-# Refused operations
-
-
-class Manager:
-    """The part of nova's manager that decides about an instance's state."""
-
-    def __init__(self) -> None:
-        self.state: str | None = None
-
-    def _instance_update(
-        self, context: Any, instance: Any, vm_state: str, task_state: Any
-    ) -> None:
-        self.state = vm_state
-
-    def _set_instance_obj_error_state(
-        self, instance: Any, clean_task_state: bool = False
-    ) -> None:
-        self.state = "error"
-
-    def run(self, one: Any, operation: Callable[[], Any]) -> Exception:
-        """nova's own context manager around a driver's operation."""
-        around = manager.ComputeManager._error_out_instance_on_exception
-        with pytest.raises(exception.NovaException) as caught:
-            with around(self, None, one, instance_state=one.vm_state):
-                operation()
-        return caught.value
-
-
-@pytest.mark.parametrize("state", ["active", "stopped"])
-def test_suspend_and_migration_leave_the_state(
-    driver: Any, stock: Stock, state: str
-) -> None:
-    stock.replace("suspend", "migrate_disk_and_power_off")
-    one = make_instance(vm_state=state)
-    nova = Manager()
-    error = nova.run(one, lambda: driver.suspend(None, one))
-    assert nova.state == state
-    assert message(error).endswith("[hook.refused.suspend]")
-    error = nova.run(
-        one,
-        lambda: driver.migrate_disk_and_power_off(None, one, "d", None, None),
-    )
-    assert nova.state == state
-    assert message(error).endswith("[hook.refused.migrate]")
-    assert stock.calls == []
-
-
-def test_snapshot(
-    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(
-        faults, "record", lambda c, i, n, error: told.append(str(error))
-    )
-    stock.replace("snapshot")
-    with pytest.raises(exception.NovaException) as caught:
-        driver.snapshot(None, make_instance(), IMAGE, None)
-    # the manager takes these for "gone", and would say nothing
-    assert not isinstance(
-        caught.value,
-        exception.InstanceNotFound
-        | exception.InstanceNotRunning
-        | exception.ImageNotFound,
-    )
-    assert message(caught.value).endswith("[hook.refused.snapshot]")
-    assert told == [str(caught.value)]
-    assert stock.calls == []
-
-
-def test_live_migration(driver: Any, stock: Stock) -> None:
-    stock.replace(
-        "check_can_live_migrate_source",
-        "check_can_live_migrate_destination",
-        "pre_live_migration",
-    )
-    one = make_instance()
-    for refused in (
-        lambda: driver.check_can_live_migrate_source(None, one, None),
-        lambda: driver.check_can_live_migrate_destination(
-            None, one, None, None
-        ),
-        lambda: driver.pre_live_migration(None, one, None, None, None, None),
-    ):
-        with pytest.raises(exception.MigrationPreCheckError) as caught:
-            refused()
-        assert message(caught.value).endswith("[hook.refused.live-migration]")
-    assert stock.calls == []
-
-
-def test_live_migration_with_a_destination_that_asked_nothing(
-    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The source's own gate: memory would go to whoever is there."""
-    stock.replace("live_migration")
-    events: list[str] = []
-    monkeypatch.setattr(
-        "mh_nova.hook.faults.record",
-        lambda context, instance, name, error: events.append(str(error)),
-    )
-    undone: list[tuple[Any, ...]] = []
-
-    def recover(*args: Any) -> None:
-        undone.append(args)
-
-    one = make_instance()
-    driver.live_migration(None, one, "evil", None, recover, False, "data")
-    assert stock.calls == []
-    assert undone == [(None, one, "evil", "data")]
-    assert events[0].endswith("[hook.refused.live-migration]")
-    plain = make_instance(trusted=False)
-    driver.live_migration(None, plain, "other", None, recover)
-    assert stock.calls == ["live_migration"]
-
-
-@pytest.mark.parametrize(
-    ("vnic", "kind", "refused"),
-    [
-        ("normal", "ovs", False),
-        ("macvtap", "macvtap", False),
-        ("normal", "vhostuser", True),
-        ("direct", "hw_veb", True),
-        ("direct-physical", "hostdev_physical", True),
-        ("vdpa", "ovs", True),
-        ("unheard-of", "ovs", True),
-    ],
-)
-def test_attach_interface(
-    driver: Any, stock: Stock, vnic: str, kind: str, refused: bool
-) -> None:
-    stock.replace("attach_interface")
-    vif = {"vnic_type": vnic, "type": kind}
-    if refused:
-        with pytest.raises(exception.NovaException) as caught:
-            driver.attach_interface(None, make_instance(), None, vif)
-        assert message(caught.value).endswith(
-            "[hook.refused.attach-interface]"
-        )
-        assert stock.calls == []
-    else:
-        driver.attach_interface(None, make_instance(), None, vif)
-        assert stock.calls == ["attach_interface"]
-
-
-def test_attach_volume(driver: Any, stock: Stock) -> None:
-    stock.replace("attach_volume")
-    with pytest.raises(exception.InvalidVolume) as caught:
-        driver.attach_volume(None, {}, make_instance(), "/dev/vdb")
-    assert message(caught.value).endswith("[hook.refused.attach-volume]")
-    assert stock.calls == []
-
-
-@pytest.mark.parametrize(
-    ("task", "name"),
-    [(task_states.SHELVING, "shelve"), (task_states.RESCUING, "rescue")],
-)
-def test_shelve_and_rescue_do_not_stop_the_guest(
-    driver: Any,
-    stock: Stock,
-    monkeypatch: pytest.MonkeyPatch,
-    task: str,
-    name: str,
-) -> None:
-    undone: list[str] = []
-    monkeypatch.setattr(restore, "vm_state", lambda i: undone.append("rescue"))
-    monkeypatch.setattr(
-        restore, "queued_image", lambda i: undone.append("shelve")
-    )
-    stock.replace("power_off", "rescue")
-    one = make_instance(task_state=task)
-    with pytest.raises(exception.NovaException) as caught:
-        driver.power_off(one, 60, 10)
-    assert message(caught.value).endswith(f"[hook.refused.{name}]")
-    assert stock.calls == []
-    assert undone == [name]
-    # the whole of what nova shows for a rescue keeps the event id
-    shown = exception.InstanceNotRescuable(
-        instance_id=INSTANCE, reason=f"Driver Error: {caught.value}"
-    )
-    assert message(shown).endswith(f"[hook.refused.{name}]")
-
-
-@pytest.mark.parametrize(
-    "task",
-    [None, task_states.POWERING_OFF, task_states.REBUILDING, "deleting"],
-)
-def test_stopping_is_always_possible(
-    driver: Any, agent: FakeAgent, stock: Stock, task: str | None
-) -> None:
-    stock.replace("power_off")
-    agent.close()
-    driver.power_off(make_instance(task_state=task))
-    assert stock.calls == ["power_off"]
-
-
-def test_precaching(driver: Any, glance: Glance, stock: Stock) -> None:
-    stock.replace("cache_image")
-    with pytest.raises(exception.NovaException, match="cache-image"):
-        driver.cache_image(None, IMAGE)
-    assert stock.calls == []
-    glance.images[IMAGE] = {"properties": {}}
-    driver.cache_image(None, IMAGE)
-    assert stock.calls == ["cache_image"]
 
 
 # The end

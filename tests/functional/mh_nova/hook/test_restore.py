@@ -26,12 +26,11 @@ from nova.compute import manager, task_states, vm_states
 from nova.compute import utils as compute_utils
 from nova.db.main import api as db_api
 from nova.db.main import models
-from nova.virt import driver as virt_driver
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_nova.hook import restore
 from tests.functional.mh_nova.hook.conftest import OTHER, Glance
-from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent
+from tests.unit.mh_nova.hook.fake_agent import INSTANCE
 
 CONTEXT = nova_context.get_admin_context()
 
@@ -86,11 +85,6 @@ def instance() -> Iterator[objects.Instance]:
     yield objects.Instance.get_by_uuid(CONTEXT, INSTANCE)
     left = objects.Instance.get_by_uuid(CONTEXT, INSTANCE)
     left.destroy(hard_delete=True)
-
-
-@pytest.fixture
-def driver(agent: FakeAgent, glance: Glance) -> Any:
-    return virt_driver.load_compute_driver(None, "mh.TrustedLibvirtDriver")
 
 
 class Manager(manager.ComputeManager):

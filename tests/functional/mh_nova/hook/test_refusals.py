@@ -1,0 +1,238 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Refused operations, through the driver as nova loads it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import nova.conf
+import pytest
+from nova import exception
+from nova.compute import manager, task_states
+
+from mh_nova.hook import faults, restore
+from tests.functional.mh_nova.hook.conftest import (
+    IMAGE,
+    Glance,
+    Stock,
+    make_instance,
+    message,
+)
+from tests.unit.mh_nova.hook.fake_agent import (
+    INSTANCE,
+    FakeAgent,
+)
+
+CONF = nova.conf.CONF
+pytestmark = pytest.mark.usefixtures("saved")
+
+
+class Manager:
+    """The part of nova's manager that decides about an instance's state."""
+
+    def __init__(self) -> None:
+        self.state: str | None = None
+
+    def _instance_update(
+        self, context: Any, instance: Any, vm_state: str, task_state: Any
+    ) -> None:
+        self.state = vm_state
+
+    def _set_instance_obj_error_state(
+        self, instance: Any, clean_task_state: bool = False
+    ) -> None:
+        self.state = "error"
+
+    def run(self, one: Any, operation: Callable[[], Any]) -> Exception:
+        """nova's own context manager around a driver's operation."""
+        around = manager.ComputeManager._error_out_instance_on_exception
+        with pytest.raises(exception.NovaException) as caught:
+            with around(self, None, one, instance_state=one.vm_state):
+                operation()
+        return caught.value
+
+
+@pytest.mark.parametrize("state", ["active", "stopped"])
+def test_suspend_and_migration_leave_the_state(
+    driver: Any, stock: Stock, state: str
+) -> None:
+    stock.replace("suspend", "migrate_disk_and_power_off")
+    one = make_instance(vm_state=state)
+    nova = Manager()
+    error = nova.run(one, lambda: driver.suspend(None, one))
+    assert nova.state == state
+    assert message(error).endswith("[hook.refused.suspend]")
+    error = nova.run(
+        one,
+        lambda: driver.migrate_disk_and_power_off(None, one, "d", None, None),
+    )
+    assert nova.state == state
+    assert message(error).endswith("[hook.refused.migrate]")
+    assert stock.calls == []
+
+
+def test_snapshot(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        faults, "record", lambda c, i, n, error: told.append(str(error))
+    )
+    stock.replace("snapshot")
+    with pytest.raises(exception.NovaException) as caught:
+        driver.snapshot(None, make_instance(), IMAGE, None)
+    # the manager takes these for "gone", and would say nothing
+    assert not isinstance(
+        caught.value,
+        exception.InstanceNotFound
+        | exception.InstanceNotRunning
+        | exception.ImageNotFound,
+    )
+    assert message(caught.value).endswith("[hook.refused.snapshot]")
+    assert told == [str(caught.value)]
+    assert stock.calls == []
+
+
+def test_live_migration(driver: Any, stock: Stock) -> None:
+    stock.replace(
+        "check_can_live_migrate_source",
+        "check_can_live_migrate_destination",
+        "pre_live_migration",
+    )
+    one = make_instance()
+    for refused in (
+        lambda: driver.check_can_live_migrate_source(None, one, None),
+        lambda: driver.check_can_live_migrate_destination(
+            None, one, None, None
+        ),
+        lambda: driver.pre_live_migration(None, one, None, None, None, None),
+    ):
+        with pytest.raises(exception.MigrationPreCheckError) as caught:
+            refused()
+        assert message(caught.value).endswith("[hook.refused.live-migration]")
+    assert stock.calls == []
+
+
+def test_live_migration_with_a_destination_that_asked_nothing(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's own gate: memory would go to whoever is there."""
+    stock.replace("live_migration")
+    events: list[str] = []
+    monkeypatch.setattr(
+        "mh_nova.hook.faults.record",
+        lambda context, instance, name, error: events.append(str(error)),
+    )
+    undone: list[tuple[Any, ...]] = []
+
+    def recover(*args: Any) -> None:
+        undone.append(args)
+
+    one = make_instance()
+    driver.live_migration(None, one, "evil", None, recover, False, "data")
+    assert stock.calls == []
+    assert undone == [(None, one, "evil", "data")]
+    assert events[0].endswith("[hook.refused.live-migration]")
+    plain = make_instance(trusted=False)
+    driver.live_migration(None, plain, "other", None, recover)
+    assert stock.calls == ["live_migration"]
+
+
+@pytest.mark.parametrize(
+    ("vnic", "kind", "refused"),
+    [
+        ("normal", "ovs", False),
+        ("macvtap", "macvtap", False),
+        ("normal", "vhostuser", True),
+        ("direct", "hw_veb", True),
+        ("direct-physical", "hostdev_physical", True),
+        ("vdpa", "ovs", True),
+        ("unheard-of", "ovs", True),
+    ],
+)
+def test_attach_interface(
+    driver: Any, stock: Stock, vnic: str, kind: str, refused: bool
+) -> None:
+    stock.replace("attach_interface")
+    vif = {"vnic_type": vnic, "type": kind}
+    if refused:
+        with pytest.raises(exception.NovaException) as caught:
+            driver.attach_interface(None, make_instance(), None, vif)
+        assert message(caught.value).endswith(
+            "[hook.refused.attach-interface]"
+        )
+        assert stock.calls == []
+    else:
+        driver.attach_interface(None, make_instance(), None, vif)
+        assert stock.calls == ["attach_interface"]
+
+
+def test_attach_volume(driver: Any, stock: Stock) -> None:
+    stock.replace("attach_volume")
+    with pytest.raises(exception.InvalidVolume) as caught:
+        driver.attach_volume(None, {}, make_instance(), "/dev/vdb")
+    assert message(caught.value).endswith("[hook.refused.attach-volume]")
+    assert stock.calls == []
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [(task_states.SHELVING, "shelve"), (task_states.RESCUING, "rescue")],
+)
+def test_shelve_and_rescue_do_not_stop_the_guest(
+    driver: Any,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    name: str,
+) -> None:
+    undone: list[str] = []
+    monkeypatch.setattr(restore, "vm_state", lambda i: undone.append("rescue"))
+    monkeypatch.setattr(
+        restore, "queued_image", lambda i: undone.append("shelve")
+    )
+    stock.replace("power_off", "rescue")
+    one = make_instance(task_state=task)
+    with pytest.raises(exception.NovaException) as caught:
+        driver.power_off(one, 60, 10)
+    assert message(caught.value).endswith(f"[hook.refused.{name}]")
+    assert stock.calls == []
+    assert undone == [name]
+    # the whole of what nova shows for a rescue keeps the event id
+    shown = exception.InstanceNotRescuable(
+        instance_id=INSTANCE, reason=f"Driver Error: {caught.value}"
+    )
+    assert message(shown).endswith(f"[hook.refused.{name}]")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [None, task_states.POWERING_OFF, task_states.REBUILDING, "deleting"],
+)
+def test_stopping_is_always_possible(
+    driver: Any, agent: FakeAgent, stock: Stock, task: str | None
+) -> None:
+    stock.replace("power_off")
+    agent.close()
+    driver.power_off(make_instance(task_state=task))
+    assert stock.calls == ["power_off"]
+
+
+def test_precaching(driver: Any, glance: Glance, stock: Stock) -> None:
+    stock.replace("cache_image")
+    with pytest.raises(exception.NovaException, match="cache-image"):
+        driver.cache_image(None, IMAGE)
+    assert stock.calls == []
+    glance.images[IMAGE] = {"properties": {}}
+    driver.cache_image(None, IMAGE)
+    assert stock.calls == ["cache_image"]
