@@ -54,7 +54,7 @@ def play(report: Report, product: TrustedCloud) -> None:
     with report.happen("step", "the cloud and the product start"):
         product.start()
     world = World(product)
-    story = Story(world)
+    story = Story(world, report.say)
     why = ""
     for name, method in story.steps():
         if why and method.__name__ not in ("bare_ak_is_off",):

@@ -27,6 +27,7 @@ from tests.minicloud import debian_image, guest
 from tests.minicloud.process import CloudError
 from tests.minicloud.world import TRUSTED_FLAVOR, TrustedImage, World
 
+AGENT_LOG = "var/lib/mystery-hill/agent/audit.log"
 #: Granted by :mod:`mh_kms.release`.
 GRANTED = "kms.release.granted"
 
@@ -49,6 +50,7 @@ class Story:
     """What one step made and a later one uses."""
 
     world: World
+    say: collections.abc.Callable[[str], None] = lambda text: None
     key: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     image: TrustedImage | None = None
     server: typing.Any = None
@@ -94,11 +96,16 @@ class Story:
     # 4 to 6
     def launch(self) -> str:
         """Tenant launches it: scheduled on host 1, key released there."""
-        shown = self.world.product.answer(
+        done = self.world.product.openstack(
             "tenant",
-            *("trusted", "server", "create", "demo"),
+            *("trusted", "server", "create", "demo", "-f", "json"),
             *("--image", self.disk_image.id, "--flavor", TRUSTED_FLAVOR),
         )
+        shown = json.loads(done.stdout)
+        for line in done.stderr.splitlines():
+            self.say(f"              {line}")
+        for record in self._agent_records(shown["id"]):
+            self.say(f"              node1: {record}")
         self.server = self.world.admin.compute.get_server(shown["id"])
         self.world.servers.append(self.server)
         if self.server.status != "ACTIVE":
@@ -110,6 +117,18 @@ class Story:
             GRANTED,
             instance=self.server.id,
         )
+
+    def _agent_records(self, instance: str) -> list[str]:
+        """What host 1's agent wrote down about an instance."""
+        log = self.world.node1.folder / AGENT_LOG
+        return [
+            f"{record['event']}#{record['seq']}"
+            for record in (
+                json.loads(line.split("\t")[0])
+                for line in log.read_text().splitlines()
+            )
+            if record.get("instance") == instance
+        ]
 
     # 8
     def report(self) -> str:
