@@ -87,16 +87,17 @@ def _no_float(text: str) -> Any:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for outer in level
             if isinstance(outer, dict | list)
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
-        if not level:
-            return
-    raise InputError("core.json.depth", "the document is nested too deeply")
+    if any(isinstance(one, dict | list) for one in level):
+        raise InputError(
+            "core.json.depth", "the document is nested too deeply"
+        )
 
 
 def parse_json(data: bytes, limit: int = MAX_JSON) -> Any:

@@ -128,7 +128,7 @@ def _bad(issuer: Issuer) -> list[tuple[str, str, str]]:
     return [
         ("foreign-issuer", issue(enroller="foreign"), event + "issuer"),
         ("other-key", issue(key="other"), event + "key"),
-        ("enroller-itself", issuer.pem("enroller"), event + "issuer"),
+        ("enroller-itself", issuer.pem("enroller"), event + "key"),
         ("key-of-enroller", issue(key=own), event + "key"),
         ("ca", issue((ca, USAGE, NAME)), event + "usage"),
         ("constraints-missing", issue((USAGE, NAME)), event + "usage"),

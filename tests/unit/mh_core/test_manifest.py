@@ -1,0 +1,210 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Manifests and launch policies."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mh_core import jose, manifest
+from mh_core.encoding import canonical_json, parse_json
+from mh_core.launch_policy import LaunchPolicy
+from mh_core.manifest import Manifest
+from tests.unit.mh_core import vectors
+from tests.unit.mh_core.vectors import Case, outcome
+
+KEY = jose.generate_key()
+DIGEST = "12" * 32
+GOOD = Manifest(
+    image="4f0c6a52-0d36-4f55-a2f5-1d4a4f7b8c10",
+    key_id="d5c0b8a5-7d2e-4d3c-8f5b-0c9c8b7a6f51",
+    format="qcow2+luks",
+    size=1,
+    virtual_size=512,
+    sha256=DIGEST,
+    sha512="34" * 64,
+)
+_HEX = st.binary(min_size=32, max_size=32).map(bytes.hex)
+POLICIES = st.builds(
+    LaunchPolicy,
+    config_drives=st.lists(_HEX, max_size=3).map(tuple),
+    user_data=st.lists(_HEX, max_size=3).map(tuple),
+    snapshots=st.booleans(),
+)
+MANIFESTS = st.builds(
+    Manifest,
+    image=st.uuids().map(str),
+    key_id=st.uuids().map(str),
+    format=st.sampled_from(["qcow2+luks", "luks"]),
+    size=st.integers(1, 1 << 50),
+    virtual_size=st.integers(512, 1 << 50),
+    sha256=_HEX,
+    sha512=st.binary(min_size=64, max_size=64).map(bytes.hex),
+    launch_policy=POLICIES,
+    modules=st.dictionaries(
+        st.text("abc/.-_\u00e9", min_size=1, max_size=20), _HEX, max_size=3
+    ),
+)
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(exclude_categories=()), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@vectors.parameters("core/manifest")
+def test_vector(case: Case) -> None:
+    def run() -> None:
+        found = Manifest.verify(case["token"], [case["jwk"]])
+        assert found.to_dict() == case["document"]
+
+    assert outcome(run) == case["expect"]
+    assert manifest.digest(case["token"]) == case["digest"]
+
+
+@given(MANIFESTS)
+def test_what_is_signed_is_read(one: Manifest) -> None:
+    assert Manifest.verify(one.sign(KEY), [KEY]) == one
+    document = canonical_json(one.to_dict())
+    assert canonical_json(Manifest.parse(document).to_dict()) == document
+
+
+def test_signed_by_nobody_known() -> None:
+    token = GOOD.sign(KEY)
+    other = jose.generate_key()
+    assert outcome(Manifest.verify, token, [other]) == "core.jose.signature"
+    assert outcome(Manifest.verify, token, []) == "core.jose.signature"
+
+
+def test_another_document_of_the_same_signer() -> None:
+    token = jose.sign(canonical_json(GOOD.to_dict()), KEY, "eat+jwt")
+    assert outcome(Manifest.verify, token, [KEY]) == "core.jose.token"
+
+
+def test_many_modules() -> None:
+    def parse(count: int) -> str:
+        modules = {f"{number:x}": DIGEST for number in range(count)}
+        data = canonical_json({**GOOD.to_dict(), "modules": modules})
+        return outcome(Manifest.parse, data)
+
+    assert parse(20_000) == "ok"
+    assert parse(100_001) == "core.manifest"
+
+
+def test_a_document_too_large() -> None:
+    data = canonical_json(GOOD.to_dict()) + b" " * 8 * 1024 * 1024
+    assert outcome(Manifest.parse, data) == "core.json.size"
+
+
+def test_the_digest_is_of_the_token_as_it_is_sent() -> None:
+    token = GOOD.sign(KEY)
+    expected = hashlib.sha256(token.encode()).hexdigest()
+    assert manifest.digest(token) == expected
+    assert manifest.digest(token + " ") != expected
+    for text in ("\u00e9", "\ud800"):
+        assert outcome(manifest.digest, text) == "core.manifest"
+
+
+@given(st.sampled_from(sorted(GOOD.to_dict())), _JSON)
+def test_any_member_of_any_kind(name: str, value: Any) -> None:
+    data = canonical_json({**GOOD.to_dict(), name: value})
+    found = outcome(Manifest.parse, data)
+    assert found in (
+        "ok",
+        "core.manifest",
+        "core.launch-policy",
+        "core.json.syntax",
+    )
+    if found == "ok":
+        assert Manifest.parse(data).to_dict()[name] == {
+            "launch_policy": LaunchPolicy().to_dict()
+            if name == "launch_policy" and not value
+            else value
+        }.get(name, value)
+
+
+@given(st.binary(max_size=80) | _JSON.map(canonical_json))
+def test_any_bytes(data: bytes) -> None:
+    found = outcome(Manifest.parse, data)
+    assert found == "core.manifest" or found.startswith("core.json.")
+
+
+# -- launch policy -----------------------------------------------------------
+
+
+def test_nothing_is_allowed_by_default() -> None:
+    policy = LaunchPolicy.parse({})
+    assert policy == LaunchPolicy((), (), False)
+
+
+@given(POLICIES)
+def test_a_policy_is_read_as_it_was_written(policy: LaunchPolicy) -> None:
+    again = LaunchPolicy.parse(parse_json(canonical_json(policy.to_dict())))
+    assert again == policy
+    assert again.digest() == policy.digest()
+
+
+@given(POLICIES, POLICIES)
+def test_digests_of_different_policies_differ(
+    one: LaunchPolicy, other: LaunchPolicy
+) -> None:
+    assert (one.digest() == other.digest()) == (one == other)
+
+
+def test_a_config_drive_is_no_user_data() -> None:
+    one = LaunchPolicy(config_drives=(DIGEST,))
+    assert one.digest() != LaunchPolicy(user_data=(DIGEST,)).digest()
+    assert one.digest() != LaunchPolicy().digest()
+    assert one.digest() != dataclasses.replace(one, snapshots=True).digest()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {"snapshots": 1},
+        {"snapshots": "true"},
+        {"snapshots": None},
+        {"config_drives": None},
+        {"config_drives": {}},
+        {"config_drives": DIGEST},
+        {"config_drives": [None]},
+        {"config_drives": [""]},
+        {"config_drives": ["*"]},
+        {"config_drives": [DIGEST.upper().replace("1", "A")]},
+        {"config_drives": [DIGEST + "\n"]},
+        {"user_data": [DIGEST[:-1]]},
+        {"user_data": [DIGEST] * 65},
+        {"rescue": True},
+    ],
+    ids=repr,
+)
+def test_a_policy_that_is_none(document: Any) -> None:
+    assert outcome(LaunchPolicy.parse, document) == "core.launch-policy"
+
+
+@given(_JSON)
+def test_any_policy(document: Any) -> None:
+    found = outcome(LaunchPolicy.parse, document)
+    assert found == ("ok" if document == {} else "core.launch-policy")
