@@ -97,7 +97,8 @@ class Report:
         for kind in KINDS:
             lines = [line for line in self.lines if line.kind == kind]
             good = sum(line.ok for line in lines)
-            self.say(f"{kind + 's':<10} {good} of {len(lines)} as expected")
+            name = {"search": "searches"}.get(kind, kind + "s")
+            self.say(f"{name:<10} {good} of {len(lines)} as expected")
             for line in lines:
                 mark = "ok    " if line.ok else "FAILED"
                 self.say(

@@ -438,6 +438,7 @@ class World:
 
     def traited(self, image: TrustedImage) -> None:
         self._traited()
+        self._traited = lambda: None
 
     def second(self, image: TrustedImage) -> TrustedImage:
         """Another image under the same key, made once."""

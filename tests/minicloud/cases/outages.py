@@ -21,9 +21,17 @@ from tests.minicloud.world import FOUL_FLAVOR, TrustedImage, World
 
 def _forced(world: World, image: TrustedImage) -> str:
     """On host 1, whatever placement and filter think."""
-    return launch(
-        world, image, conn=world.operator, availability_zone="nova:node1"
-    )
+    try:
+        return launch(
+            world,
+            image,
+            conn=world.operator,
+            flavor=FOUL_FLAVOR,
+            image_id=world.untraited(image),
+            availability_zone="nova:node1",
+        )
+    finally:
+        world.traited(image)
 
 
 @refusal("the key server down", "agent", "agent.kms.unavailable")
@@ -89,8 +97,11 @@ def tpm_gone_scheduled(world: World, image: TrustedImage) -> Seen:
     wait_for("node1 unknown", lambda: world.level(node) != "trusted", 30)
     world.pause(world.CACHE)
     try:
-        yield _scheduled(world, image)
+        # placement is not told, so that the filter has to say no
+        world.untraited(image)
+        yield _scheduled(world, image, flavor=FOUL_FLAVOR)
     finally:
+        world.traited(image)
         node.tpm.start()
         world.agent_ready(node)
 
@@ -106,15 +117,7 @@ def not_on_tmpfs(world: World, image: TrustedImage) -> Seen:
     node.command(["mount", "--bind", "/var/lib/mystery-hill", where])
     try:
         world.wait_trait(node, False)
-        yield launch(
-            world,
-            image,
-            conn=world.operator,
-            flavor=FOUL_FLAVOR,
-            image_id=world.untraited(image),
-            availability_zone="nova:node1",
-        )
+        yield _forced(world, image)
     finally:
-        world.traited(image)
         node.command(["umount", where])
         world.agent_ready(node)
