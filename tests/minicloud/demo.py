@@ -99,7 +99,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.minicloud.demo")
     parser.add_argument("--keep", action="store_true")
     keep = parser.parse_args().keep
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     report = Report()
     product = TrustedCloud(Cloud())
     code = 1

@@ -197,11 +197,16 @@ def test_an_interrupt_ends_the_waits() -> None:
             "waits", lambda: pids.wait_until(lambda: False, 60, "never")
         )
     ]
+    # a shell starts what it puts in the background with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        steps.run_all(plan)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            steps.run_all(plan)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_steps_that_wait_for_each_other_are_a_mistake() -> None:
