@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     load_pem_public_key,
 )
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import akcert
@@ -33,7 +32,7 @@ from mh_core.tpm import constants as c
 from mh_core.tpm.public import Public
 from tests.fixture.softtpm import Enroller, SoftTpm
 from tests.unit.mh_core import vectors
-from tests.unit.mh_core.vectors import Case, outcome
+from tests.unit.mh_core.vectors import Case, given, outcome
 
 NOW = datetime.now(UTC)
 ENROLLER = Enroller()

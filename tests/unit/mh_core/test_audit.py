@@ -15,7 +15,6 @@
 import itertools
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import audit
@@ -36,6 +35,7 @@ def _chain(records: list[bytes]) -> list[Row]:
 ROWS = _chain(
     [audit.encode({"seq": number, "event": "x"}) for number in range(6)]
 )
+from tests.unit.mh_core.vectors import given
 
 
 def _refused(rows: list[Row]) -> None:

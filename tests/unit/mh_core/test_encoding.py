@@ -17,13 +17,12 @@ import json
 import sys
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import encoding
 from mh_core.encoding import b64u, canonical_json, parse_json, unb64u
 from mh_core.errors import InputError
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 
 @given(st.binary())

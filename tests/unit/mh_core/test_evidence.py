@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core.encoding import canonical_json, parse_json
@@ -44,7 +43,7 @@ from mh_core.tpm.quote import (
     extra_data,
 )
 from tests.fixture.softtpm import Enroller, SoftTpm, key_request
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 NOW = datetime.now(UTC)
 NONCE = b"n" * 32

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core.errors import InputError
 from mh_core.fields import DIGEST, LINE, Fields, text_item
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 EVENT = "core.test"
 UUID = "4f0c6a52-0d36-4f55-a2f5-1d4a4f7b8c10"

@@ -12,6 +12,8 @@
 
 """What jwcrypto and openssl made, and named bad inputs."""
 
+import json
+
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -142,6 +144,23 @@ def test_jwcrypto_opens_what_we_wrap(foreign: jwk.JWK, size: int) -> None:
     assert found.jose_header["kid"] == foreign.thumbprint()
     own = foreign.export_private(as_dict=True)
     assert jose.unwrap(token, own, b"a") == b"k" * size
+
+
+def test_a_sender_who_names_another_key(foreign: jwk.JWK) -> None:
+    """It would open; but who looks for the key by its kid took another."""
+    own = foreign.export_private(as_dict=True)
+    alg = "RSA-OAEP-256" if own["kty"] == "RSA" else "ECDH-ES+A256KW"
+    header = {
+        "alg": alg,
+        "enc": "A256GCM",
+        "typ": "mh",
+        "kid": jose.generate_key()["kid"],
+        "apv": b64u(b"a"),
+    }
+    made = jwe.JWE(b"k", json.dumps(header), algs=[alg, "A256GCM"])
+    made.add_recipient(foreign)
+    token = made.serialize(compact=True)
+    assert outcome(jose.unwrap, token, own, b"a") == "core.jose.unwrap"
 
 
 @pytest.mark.parametrize("size", [0, 1, 3000, 120_000])

@@ -17,7 +17,6 @@ import hashlib
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import jose, manifest
@@ -25,7 +24,7 @@ from mh_core.encoding import canonical_json, parse_json
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
 from tests.unit.mh_core import vectors
-from tests.unit.mh_core.vectors import Case, outcome
+from tests.unit.mh_core.vectors import Case, given, outcome
 
 KEY = jose.generate_key()
 DIGEST = "12" * 32

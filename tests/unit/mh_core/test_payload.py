@@ -16,7 +16,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import jose
@@ -25,7 +24,7 @@ from mh_core.launch_policy import LaunchPolicy
 from mh_core.payload import ReleasePayload
 from mh_core.request import PURPOSES
 from mh_core.secret import Secret
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 DEK = b"0123456789abcdef0123456789abcdef"
 SIGNER, TRANSPORT = jose.generate_key(), jose.generate_key()

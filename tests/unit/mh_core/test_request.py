@@ -16,13 +16,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from mh_core.encoding import canonical_json, parse_json
 from mh_core.request import PURPOSES, Disk, KeyRequest
 from tests.unit.mh_core import vectors
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 _UUIDS = st.uuids().map(str)
 _NAMES = st.from_regex(r"[A-Za-z0-9._\-]{1,64}", fullmatch=True)

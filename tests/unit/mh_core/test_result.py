@@ -16,14 +16,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mh_core import jose
 from mh_core.encoding import b64u, canonical_json, parse_json, unb64u
 from mh_core.result import MAX_LIFE, PROFILE, TYP, AttestationResult
 from tests.unit.mh_core import vectors
-from tests.unit.mh_core.vectors import Case, outcome
+from tests.unit.mh_core.vectors import Case, given, outcome
 
 NOW = 1_800_000_000
 KEY = jose.generate_key()
@@ -118,6 +117,12 @@ def test_no_private_key_is_published() -> None:
 def test_a_life_too_long_is_refused_whoever_signed_it() -> None:
     long = dataclasses.replace(RESULT, expires_at=NOW + MAX_LIFE + 1)
     assert _outcome(long.sign(KEY)) == "core.result.time"
+
+
+@pytest.mark.parametrize("life", [0, -5])
+def test_a_life_that_ends_before_it_begins(life: int) -> None:
+    short = dataclasses.replace(RESULT, expires_at=NOW + life)
+    assert _outcome(short.sign(KEY), now=NOW - 10) == "core.result.time"
 
 
 def test_another_authoritys_word() -> None:

@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_log import formatters
@@ -41,6 +40,7 @@ from mh_core.secret import (
     protect,
     redact,
 )
+from tests.unit.mh_core.vectors import given
 
 DATA = b"0123456789abcdef0123456789abcdef"
 TEXT = DATA.decode()
@@ -404,9 +404,32 @@ def test_exceptions_in_every_handler(log: Log) -> None:
     assert "ValueError: ***" in log.text
 
 
+def test_a_formatter_that_formats_exceptions_afresh() -> None:
+    """As those of oslo.log do, whatever text the record has already."""
+
+    class Afresh(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            if record.exc_info:
+                record.exc_text = self.formatException(record.exc_info)
+            return super().format(record)
+
+    log = Log(Afresh())
+    log.handler.addFilter(RedactFilter())
+    try:
+        raise ValueError(JWT)
+    except ValueError:
+        log.logger.exception("x")
+    assert JWT not in log.text
+    assert "ValueError: ***" in log.text
+
+
 def test_stacks(log: Log) -> None:
     log.logger.warning("x", stack_info=True)
     assert "test_stacks" in log.text
+    record = logging.LogRecord("a", logging.INFO, "b", 1, "c", (), None)
+    record.stack_info = f"call({JWT!r})"
+    assert RedactFilter().filter(record)
+    assert record.stack_info == "call('***')"
 
 
 def test_a_message_that_cannot_be_formatted(log: Log) -> None:

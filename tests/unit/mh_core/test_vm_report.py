@@ -16,13 +16,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from mh_core.encoding import canonical_json, parse_json
 from mh_core.vm_report import VmClaims
 from tests.unit.mh_core import vectors
-from tests.unit.mh_core.vectors import outcome
+from tests.unit.mh_core.vectors import given, outcome
 
 CASE = next(c for c in vectors.load("core/digest") if c["kind"] == "vm-claims")
 GOOD: dict[str, Any] = CASE["document"]

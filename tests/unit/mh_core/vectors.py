@@ -10,12 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The vectors of tests/vectors/jose and tests/vectors/core."""
+"""The vectors of tests/vectors/jose and tests/vectors/core, and helpers."""
 
 import json
 import pathlib
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mh_core import errors
@@ -43,3 +44,13 @@ def outcome(function: Any, *arguments: Any, **named: Any) -> str:
     except errors.MHError as exc:
         return exc.event
     return "ok"
+
+
+def given(*strategies: Any) -> Any:
+    """Hypothesis without its deadline, which a busy machine misses."""
+
+    def decorate(function: Any) -> Any:
+        settings = hypothesis.settings(deadline=None)
+        return settings(hypothesis.given(*strategies)(function))
+
+    return decorate
