@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mh_core import audit
 from mh_core.errors import VerificationError
 from tests.unit.mh_core import vectors
+from tests.unit.mh_core.vectors import given
 
 Row = tuple[bytes, bytes]
 
@@ -35,7 +36,6 @@ def _chain(records: list[bytes]) -> list[Row]:
 ROWS = _chain(
     [audit.encode({"seq": number, "event": "x"}) for number in range(6)]
 )
-from tests.unit.mh_core.vectors import given
 
 
 def _refused(rows: list[Row]) -> None:
