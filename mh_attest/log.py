@@ -16,11 +16,11 @@ import logging
 from oslo_config import cfg
 from oslo_log import log
 
-from mh_core.secret import RedactFilter
+from mh_core.secret import protect
 
 
 def setup(conf: cfg.ConfigOpts) -> None:
     log.setup(conf, "mh-attest")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(RedactFilter())
+        protect(handler)

@@ -37,7 +37,8 @@ class TrustBoard:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._lock = threading.Lock()
+        # a flight that has landed already calls back in this very thread
+        self._lock = threading.RLock()
         self._flights: dict[str, concurrent.futures.Future[None]] = {}
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 

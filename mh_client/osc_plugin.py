@@ -19,7 +19,7 @@ from osc_lib import utils
 
 from mh_client.client import TrustedClient
 from mh_client.config import DEFAULT
-from mh_core.secret import RedactFilter
+from mh_core.secret import protect
 
 API_NAME = "trusted"
 API_VERSION_OPTION = "os_trusted_api_version"
@@ -31,7 +31,7 @@ def make_client(instance: Any) -> TrustedClient:
     """One for each run; connects to nothing by itself."""
     # --debug prints request bodies, and a ticket stands in one of them
     for handler in logging.getLogger().handlers:
-        handler.addFilter(RedactFilter())
+        protect(handler)
     options = instance.get_configuration()
     return TrustedClient(
         options.get("trusted_config") or None,

@@ -21,5 +21,5 @@ RUN = pathlib.Path(__file__).resolve().parents[1] / "run"
 
 configuration.set_hypothesis_home_dir(RUN / "cache" / "hypothesis")
 # each run draws anew, so there is nothing to remember
-settings.register_profile("tree", database=None)
+settings.register_profile("tree", database=None, deadline=None)
 settings.load_profile("tree")

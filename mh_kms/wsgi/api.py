@@ -23,7 +23,7 @@ from typing import Any
 
 from oslo_log import log
 
-from mh_core.secret import RedactFilter
+from mh_core.secret import protect
 from mh_kms import conf as conf_module
 from mh_kms.deploy import deploy
 
@@ -63,7 +63,7 @@ def setup_logging(conf: Any) -> None:
     log.setup(conf, "mh-kms")
     logging.captureWarnings(True)
     for one in logging.getLogger().handlers:
-        one.addFilter(RedactFilter())
+        protect(one)
 
 
 def application(

@@ -29,7 +29,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from mh_core.errors import MHError
-from mh_core.secret import RedactFilter
+from mh_core.secret import protect
 from mh_nova.agent import conf as agent_conf
 from mh_nova.agent.listener import Listener, ListenerOptions
 from mh_nova.agent.prover import Prover
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     log.setup(conf, "mh-agent")
     for handler in logging.getLogger().handlers:
-        handler.addFilter(RedactFilter())
+        protect(handler)
     harden()
     try:
         store = Store(Path(conf.agent.state_dir))

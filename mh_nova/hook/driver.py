@@ -27,7 +27,7 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_core.secret import RedactFilter
+from mh_core.secret import protect
 from mh_core.verdict import Event
 from mh_nova.hook import (
     compat,
@@ -58,7 +58,7 @@ class TrustedLibvirtDriver(RefusingDriver):
         findings = compat.check()
         super().__init__(virtapi, read_only)
         for handler in std_logging.getLogger().handlers:
-            handler.addFilter(RedactFilter())
+            protect(handler)
         for event in findings:
             LOG.error("%s [%s]", event.detail, event.id)
         if not CONF.mh.strict_compat:
