@@ -137,7 +137,7 @@ def test_restart_under_a_running_guest(
         node.restart_compute()
         world.cloud.wait_computes()
     elif part == "libvirtd":
-        node.restart_libvirtd()
+        world.cloud.restart_libvirtd(node)
     else:
         world.product.stop_agent(node)
         world.product.start_agent(node)

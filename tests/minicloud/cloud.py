@@ -348,17 +348,33 @@ class Cloud:
 
     def restart_libvirtd(self, node: Node) -> None:
         node.restart_libvirtd()
+        self.wait_computes()
 
-    def wait_computes(self, timeout: float = 60.0) -> None:
+    @staticmethod
+    def _disabled(
+        conn: openstack.connection.Connection, provider: str
+    ) -> bool:
+        """Whether placement does not know a host, or is to leave it out."""
+        answer = conn.placement.get(
+            f"/resource_providers/{provider}/traits", microversion="1.6"
+        )
+        if answer.status_code == 404:
+            return True
+        return "COMPUTE_STATUS_DISABLED" in answer.json()["traits"]
+
+    def wait_computes(self, timeout: float = 120.0) -> None:
         """Wait until the scheduler can place servers on both hosts."""
         conn = self.connect("admin")
         want = {node.name for node in self.nodes}
 
         def test() -> bool:
+            if not all(node.settled for node in self.nodes):
+                return False
             return want <= {
                 found.name
                 for found in conn.compute.hypervisors(details=True)
-                if found.state == "up"
+                if (found.state, found.status) == ("up", "enabled")
+                and not self._disabled(conn, found.id)
             }
 
         wait_until(test, timeout, "both computes to be up", pause=0.3)

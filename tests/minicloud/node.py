@@ -35,6 +35,9 @@ from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import Controller, consumers
 from tests.minicloud.tpm import Authority, Tpm
 
+#: What Nova logs when it has reached libvirt (nova.virt.libvirt.driver).
+CONNECTED = "Connection event '1'"
+
 
 @dataclasses.dataclass
 class Options:
@@ -70,6 +73,7 @@ class Node:
         self._config = where.etc / f"compute{number}.conf"
         self._processes = processes
         self._controller = controller
+        self._connections_wanted = 0
         self.namespace = Namespace(
             self.name, where, processes, controller.environment()
         )
@@ -226,6 +230,8 @@ class Node:
             ["/usr/sbin/virtlogd", "-p", "/run/libvirt/virtlogd.pid"],
             ready=(run / "virtlogd-sock").exists,
         )
+        if self.runs("nova-compute") and not self.runs("libvirtd"):
+            self._connections_wanted = self._connections() + 1
         etc = self.folder / "etc/libvirt"
         self.run(
             "libvirtd",
@@ -233,6 +239,21 @@ class Node:
             inputs=[etc / "libvirtd.conf", etc / "qemu.conf"],
             ready=lambda: not self.virsh("version", check=False).returncode,
         )
+
+    def _connections(self) -> int:
+        """How often nova-compute said that it reached libvirt."""
+        log = self.log("nova-compute")
+        return log.read_text(errors="replace").count(CONNECTED)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nova-compute knows of every libvirtd it has now.
+
+        Nova disables the service of a host whose libvirtd went away, and
+        enables it when it next asks for something: both in its own time,
+        after the new libvirtd answers.
+        """
+        return self._connections() >= self._connections_wanted
 
     def restart_libvirtd(self) -> None:
         """Stop libvirtd and start it; the guests run on."""

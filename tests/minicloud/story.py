@@ -21,9 +21,10 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import json
+import re
 import typing
 
-from tests.minicloud import debian_image, guest
+from tests.minicloud import debian_image, guest, heard
 from tests.minicloud.process import CloudError
 from tests.minicloud.world import TRUSTED_FLAVOR, TrustedImage, World
 
@@ -78,7 +79,8 @@ class Story:
         specs = self.world.admin.compute.fetch_flavor_extra_specs(found)
         if specs.extra_specs.get("trust:trusted_host") != "trusted":
             raise CloudError(f"extra specs: {specs.extra_specs}")
-        return ""
+        specs_of = f"/v2.1/flavors/{found.id}/os-extra_specs"
+        return self._nova_request(f"POST {specs_of}", f"GET {specs_of}")
 
     # 2
     def tenant_key(self) -> str:
@@ -96,16 +98,15 @@ class Story:
     # 4 to 6
     def launch(self) -> str:
         """Tenant launches it: scheduled on host 1, key released there."""
-        done = self.world.product.openstack(
-            "tenant",
-            *("trusted", "server", "create", "demo", "-f", "json"),
-            *("--image", self.disk_image.id, "--flavor", TRUSTED_FLAVOR),
-        )
+        log = self.world.node1.folder / AGENT_LOG
+        with heard.tail(log, self._agent_record):
+            done = self.world.product.openstack(
+                "tenant",
+                *("trusted", "server", "create", "demo", "-f", "json"),
+                *("--image", self.disk_image.id, "--flavor", TRUSTED_FLAVOR),
+                hear=self._say_more,
+            )
         shown = json.loads(done.stdout)
-        for line in done.stderr.splitlines():
-            self.say(f"              {line}")
-        for record in self._agent_records(shown["id"]):
-            self.say(f"              node1: {record}")
         self.server = self.world.admin.compute.get_server(shown["id"])
         self.world.servers.append(self.server)
         if self.server.status != "ACTIVE":
@@ -118,17 +119,26 @@ class Story:
             instance=self.server.id,
         )
 
-    def _agent_records(self, instance: str) -> list[str]:
-        """What host 1's agent wrote down about an instance."""
-        log = self.world.node1.folder / AGENT_LOG
-        return [
-            f"{record['event']}#{record['seq']}"
-            for record in (
-                json.loads(line.split("\t")[0])
-                for line in log.read_text().splitlines()
-            )
-            if record.get("instance") == instance
-        ]
+    def _say_more(self, text: str) -> None:
+        self.say(f"              {text}")
+
+    def _agent_record(self, line: str) -> None:
+        """What host 1's agent writes down about the launch."""
+        record = json.loads(line.split("\t")[0])
+        if "instance" in record:
+            self._say_more(f"node1: {record['event']}#{record['seq']}")
+
+    def _nova_request(self, *asked: str) -> str:
+        """The id under which Nova's API logged the newest such request."""
+        log = self.world.cloud.where.log / "nova.log"
+        lines = log.read_text(errors="replace").splitlines()
+        for one in asked:
+            pattern = re.compile(rf"(req-[0-9a-f-]{{36}}) .*\"{one}")
+            for line in reversed(lines):
+                found = pattern.search(line)
+                if found:
+                    return f"nova {found.group(1)}"
+        raise CloudError(f"Nova logged no {asked[0]}")
 
     # 8
     def report(self) -> str:
@@ -150,7 +160,9 @@ class Story:
         guest.wait_console(
             self.world.tenant, self.server, self.disk_image.token
         )
-        return ""
+        return self._nova_request(
+            f"POST /v2.1/servers/{self.server.id}/action"
+        )
 
     # 9 b
     def debian(self) -> str:

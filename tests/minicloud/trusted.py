@@ -31,6 +31,7 @@ import time
 import typing
 
 from tests.fixture.tls import Authority, Leaf
+from tests.minicloud import heard
 from tests.minicloud.cloud import Cloud
 from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
@@ -432,8 +433,9 @@ class TrustedCloud:
         *words: str | os.PathLike[str],
         check: bool = True,
         timeout: float = 240,
+        hear: heard.Heard | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Type ``openstack <words>`` as somebody."""
+        """Type ``openstack <words>`` as somebody; see :func:`heard.run`."""
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.base / "home"),
@@ -442,15 +444,8 @@ class TrustedCloud:
             "TMPDIR": str(self.cloud.where.tmp),
             **self.environment(user),
         }
-        done = subprocess.run(
-            [str(self.cloud.where.bin / "openstack"), *map(str, words)],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        argv = [str(self.cloud.where.bin / "openstack"), *map(str, words)]
+        done = heard.run(argv, env, timeout, hear)
         if check and done.returncode:
             raise CloudError(
                 f"openstack {' '.join(map(str, words[:3]))}: "
