@@ -40,14 +40,14 @@ from mh_nova.hook import (
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.backend import MHBackend
 from mh_nova.hook.guard import TRAIT, Guard
-from mh_nova.hook.refusals import RefusingDriver
+from mh_nova.hook.operations import Operations
 
 CONF = nova.conf.CONF
 conf.register_opts(CONF)
 LOG = logging.getLogger(__name__)
 
 
-class TrustedLibvirtDriver(RefusingDriver):
+class TrustedLibvirtDriver(Operations):
     """Loaded by ``[DEFAULT] compute_driver = mh.TrustedLibvirtDriver``.
 
     :raises Denied: ``hook.compat.signature``, ``hook.compat.missing``:

@@ -1,0 +1,164 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""prepare, make, disks: from an image to the disks of an instance."""
+
+from dataclasses import replace
+from typing import Any
+
+from mh_core.errors import Conflict, Denied, MHError
+from mh_nova.agent.attempt import Attempt, Opened, Stage
+from mh_nova.agent.facts import (
+    base_path,
+    disk_answer,
+)
+from mh_nova.agent.keys import key_request
+from mh_nova.agent.measure import Measured
+from mh_nova.agent.store import DiskRecord, InstanceRecord
+from mh_nova.agent.work import EVENT, Work
+
+
+class Making(Work):
+    """The verbs before a start."""
+
+    def prepare(
+        self, record: InstanceRecord, purpose: str, ticket: str
+    ) -> None:
+        """Begin: ask for the key and follow the download, both at once.
+
+        :param record: as nova gave it; the LUKS uuids in it are chosen
+            here.
+        :raises MHError: ``agent.guard.*``, ``agent.prepare.host``,
+            ``agent.kms.key-url|origin``, ``agent.header.*``.
+        """
+        instance = record.instance
+        with self._attempts.own(instance):
+            self._give_up(instance)
+            self._p.guard.require()
+            if record.host != self._conf.host:
+                raise Denied("agent.prepare.host", "prepared for another host")
+            url = self._keys.check_url(record)
+            there = [self._uuid_of(record, disk) for disk in record.disks]
+            record = replace(
+                record,
+                compat=url.compat,
+                disks=tuple(
+                    replace(disk, luks_uuid=found or disk.luks_uuid)
+                    for disk, found in zip(record.disks, there, strict=True)
+                ),
+                # an instance whose disks exist can still be started where
+                # this attempt, say to fetch its base again, fails
+                made=all(there),
+            )
+            self._p.store.save_instance(record)
+            attempt = Attempt(
+                record, url, key_request(record, url, purpose, ticket)
+            )
+            self._p.journal.write(
+                EVENT + ".prepared",
+                instance,
+                durable=False,
+                request=attempt.request.digest().hex(),
+                image=record.image,
+                key_id=record.key_id,
+            )
+            self._p.bases.follow(record.image, instance)
+            attempt.key = self._keys.ask(attempt)
+            self._attempts.put(attempt)
+
+    def _uuid_of(self, record: InstanceRecord, disk: DiskRecord) -> str:
+        """LUKS uuid of a disk that is there; empty where it is to come."""
+        found = self._p.overlays.inspect(
+            record.instance, disk.name, base_path(self._p.root, record, disk)
+        )
+        return "" if found is None else found.luks_uuid
+
+    def make(self, instance: str, downloaded: bool) -> list[dict[str, Any]]:
+        """The measuring decision, then the disks.
+
+        :param downloaded: nova has written the whole image to ``.part``.
+        :returns: the answer of :meth:`disks`.
+        """
+        with self._attempts.own(instance):
+            attempt = self._attempts.get(instance)
+            if attempt is None:
+                if not self._p.store.instance(instance).made:
+                    raise Conflict(
+                        "agent.make.not-prepared",
+                        "the launch was not prepared, or the agent has "
+                        "restarted since",
+                    )
+                return self.disks(instance)
+            if downloaded:
+                self._p.bases.downloaded(attempt.record.image)
+            if attempt.stage is Stage.PREPARED:
+                try:
+                    self._make(attempt)
+                except MHError as exc:
+                    try:
+                        self._refused(attempt, exc)
+                    finally:
+                        self._p.bases.reject(attempt.record.image, instance)
+                        self._give_up(instance)
+                    raise
+            return self.disks(instance)
+
+    def _make(self, attempt: Attempt) -> None:
+        record = attempt.record
+        with self._p.bases.candidate(
+            record.image, self._conf.measure_timeout
+        ) as hashed:
+            # not before: while a hash takes its time, what is kept is the JWE
+            opened = self._keys.open(attempt)
+            measured = self._measure(attempt, opened, hashed)
+            self._p.bases.adopt(record.image, hashed)
+        self._p.bases.leave(record.image, record.instance)
+        for disk in record.disks:
+            self._make_disk(record, disk, opened, measured)
+        attempt.record = replace(record, made=True)
+        self._p.store.save_instance(attempt.record)
+        attempt.stage = Stage.MADE
+
+    def _make_disk(
+        self,
+        record: InstanceRecord,
+        disk: DiskRecord,
+        opened: Opened,
+        measured: Measured,
+    ) -> None:
+        key = opened.payload.overlay_keys[disk.name]
+        base = base_path(self._p.root, record, disk)
+        if disk.base and disk.size < measured.manifest.virtual_size:
+            raise Denied(
+                "agent.overlay.size",
+                f"the flavor's disk ({disk.size} bytes) is smaller than the "
+                f"image ({measured.manifest.virtual_size})",
+            )
+        if self._p.overlays.inspect(record.instance, disk.name, base) is None:
+            self._p.overlays.write(record.instance, disk, key, base)
+        else:
+            self._p.overlays.require(record.instance, disk, base)
+            self._p.overlays.unlocks(record.instance, disk.name, key)
+
+    def disks(self, instance: str) -> list[dict[str, Any]]:
+        """Each disk that exists, and the secrets it opens with.
+
+        :raises NotFound: ``agent.record.unknown``.
+        :raises Denied: ``agent.header.*``.
+        """
+        record = self._p.store.instance(instance)
+        out = []
+        for disk in record.disks:
+            base = base_path(self._p.root, record, disk)
+            if self._p.overlays.inspect(instance, disk.name, base) is None:
+                continue
+            out.append(disk_answer(instance, disk))
+        return out

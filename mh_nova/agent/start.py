@@ -1,0 +1,162 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""start, started: the gate of every start."""
+
+import logging
+
+from mh_core.errors import Conflict, MHError
+from mh_nova.agent import admit as admit_module
+from mh_nova.agent.admit import Facts, admit
+from mh_nova.agent.attempt import Attempt, Stage
+from mh_nova.agent.facts import (
+    base_path,
+    config_drive_digest,
+    expected_disks,
+    secret_keys,
+    vm_claims,
+)
+from mh_nova.agent.keys import key_request
+from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG
+from mh_nova.agent.work import EVENT, Work
+
+LOG = logging.getLogger(__name__)
+STARTED = EVENT + ".started"
+GRANTED = "agent.start.granted"
+
+
+class Starting(Work):
+    """The verbs around a start."""
+
+    def start(self, instance: str, xml: str, purpose: str) -> tuple[str, str]:
+        """The admit decision, then the secrets.
+
+        :param xml: the final domain XML.
+        :returns: event id and a sentence for the log.
+        """
+        with self._attempts.own(instance):
+            attempt = self._attempt_to_start(instance, purpose)
+            try:
+                return self._start(attempt, xml, purpose)
+            except MHError as exc:
+                try:
+                    self._refused(attempt, exc)
+                finally:
+                    self._give_up(instance)
+                raise
+
+    def _attempt_to_start(self, instance: str, purpose: str) -> Attempt:
+        """The launch under way, if it will do; else a new attempt."""
+        attempt = self._attempts.get(instance)
+        if (
+            attempt is not None
+            and attempt.stage is not Stage.PREPARED
+            # a launch that was left is no leave to start again
+            and attempt.request.purpose == purpose
+        ):
+            return attempt
+        record = self._p.store.instance(instance)
+        if not record.made:
+            raise Conflict(
+                "agent.start.not-made", "the instance's disks are not made"
+            )
+        url = self._keys.check_url(record)
+        attempt = Attempt(
+            record,
+            url,
+            key_request(record, url, purpose, ""),
+            stage=Stage.MADE,
+        )
+        self._attempts.put(attempt)
+        return attempt
+
+    def _start(
+        self, attempt: Attempt, xml: str, purpose: str
+    ) -> tuple[str, str]:
+        record = attempt.record
+        self._p.guard.require()
+        for disk in record.disks:
+            base = base_path(self._p.root, record, disk)
+            self._p.overlays.require(record.instance, disk, base)
+        opened = attempt.opened
+        if opened is None or not opened.fresh():
+            opened = self._keys.open(attempt)
+        with self._p.bases.base(record.image) as hashed:
+            measured = attempt.measured
+            # what was decided on this very payload about this very content
+            # would be decided again
+            if measured is None or (hashed.size, hashed.sha256) != (
+                measured.manifest.size,
+                measured.manifest.sha256,
+            ):
+                measured = self._measure(attempt, opened, hashed)
+        facts = Facts(
+            instance=record.instance,
+            purpose=purpose,
+            disks=expected_disks(self._p.root, record),
+            policies=(
+                measured.manifest.launch_policy,
+                opened.payload.launch_policy,
+            ),
+            config_drive=self._p.root.disk(record.instance, CONFIG_DRIVE),
+            config_drive_sha256=config_drive_digest(
+                self._p.root, record.instance
+            ),
+            user_data_digest=record.user_data_digest,
+            console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
+            emulators=tuple(self._conf.emulators),
+        )
+        verdict = admit(xml, facts)
+        for event in verdict.events[1:]:
+            LOG.warning("%s %s %s", event.id, record.instance, event.detail)
+        verdict.require()
+        attempt.domain_digest = admit_module.domain_digest(xml)
+        audit = self._p.journal.write(
+            admit_module.PASSED,
+            record.instance,
+            purpose=purpose,
+            domain=attempt.domain_digest,
+            request=opened.request.digest().hex(),
+            kms_audit=opened.payload.audit,
+        )
+        self._p.secrets.define(record.instance, secret_keys(record, opened))
+        attempt.stage = Stage.STARTING
+        return GRANTED, f"{audit}; key server: {opened.payload.audit}"
+
+    def started(self, instance: str, ok: bool) -> None:
+        """Secrets go; where the guest runs, its report is made."""
+        with self._attempts.own(instance):
+            self._p.secrets.drop(instance)
+            attempt = self._attempts.drop(instance)
+            if attempt is not None:
+                self._p.bases.leave(attempt.record.image, instance)
+            if not ok:
+                self._p.journal.write(
+                    EVENT + ".failed", instance, durable=False
+                )
+                return
+            if (
+                attempt is None
+                or attempt.stage is not Stage.STARTING
+                or attempt.measured is None
+            ):
+                # the guest runs, so it is too late to refuse: an agent that
+                # restarted meanwhile, or a caller that skipped the gate and
+                # then had no secrets
+                self._p.journal.write(EVENT + ".unknown", instance)
+                return
+            self._p.journal.write(
+                STARTED,
+                instance,
+                durable=False,
+                domain=attempt.domain_digest,
+            )
+            self._p.reporter.submit(vm_claims(attempt, int(self._p.clock())))
