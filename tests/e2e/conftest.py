@@ -20,6 +20,7 @@ import pathlib
 import pytest
 
 from tests.minicloud.cloud import Cloud
+from tests.minicloud.node import Node
 from tests.minicloud.story import Story
 from tests.minicloud.trusted import TrustedCloud
 from tests.minicloud.world import World
@@ -39,6 +40,14 @@ def product() -> collections.abc.Iterator[TrustedCloud]:
 @pytest.fixture(scope="session")
 def world(product: TrustedCloud) -> World:
     return World(product)
+
+
+@pytest.fixture(scope="session")
+def second_host(product: TrustedCloud, world: World) -> Node:
+    """node3, trusted as node1 is; it stays for the rest of the run."""
+    node = product.second_host()
+    world.agent_ready(node)
+    return node
 
 
 @pytest.fixture(scope="session")

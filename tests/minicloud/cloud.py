@@ -31,6 +31,7 @@ from tests.minicloud import (
     guest,
     layout,
     listening,
+    remote,
     setup_cloud,
     steps,
 )
@@ -80,6 +81,9 @@ class Cloud:
         self.node1 = Node(1, self.where, self.processes, self.controller)
         self.node2 = Node(2, self.where, self.processes, self.controller)
         self.nodes = (self.node1, self.node2)
+        #: Off until `start_third`: who does not need it does not pay for it.
+        self.node3 = Node(3, self.where, self.processes, self.controller)
+        self.machines = (*self.nodes, self.node3)
 
     @property
     def base(self) -> pathlib.Path:
@@ -225,9 +229,10 @@ class Cloud:
     def stop(self) -> None:
         """End everything that was started below the base directory."""
         last = ("mariadb", "rabbitmq", "epmd")
-        plan = [steps.Step(node.name, node.stop) for node in self.nodes]
+        plan = [steps.Step(node.name, node.stop) for node in self.machines]
+        inside = tuple(f"{node.name}-" for node in self.machines)
         for name in self.processes.names():
-            if name in last or name.startswith(("node1-", "node2-")):
+            if name in last or name.startswith(inside):
                 continue
             limit = 2 if name in WSGI else 8
             plan.append(
@@ -256,7 +261,7 @@ class Cloud:
             self.where.home,
         ):
             shutil.rmtree(path, ignore_errors=True)
-        for node in self.nodes:
+        for node in self.machines:
             node.forget()
 
     def clean(self) -> None:
@@ -276,7 +281,7 @@ class Cloud:
         for pid in self.processes.marked():
             if known.isdisjoint([pid, *ancestors(pid)]):
                 strays.append(pid)
-        for node in self.nodes:
+        for node in self.machines:
             if everything or not node.namespace.alive:
                 strays += node.namespace.inhabitants()
         end_pids(strays)
@@ -288,7 +293,7 @@ class Cloud:
             record = self.processes.record(name)
             if record is not None and record.alive():
                 found.update(group_members(record.pid))
-        for node in self.nodes:
+        for node in self.machines:
             found.update(node.namespace.inhabitants())
         return sorted(found)
 
@@ -305,7 +310,8 @@ class Cloud:
                 config.render(text, names, self.extra.get(name, ""))
             )
         shutil.copy(self.where.venv / "etc/nova/api-paste.ini", self.where.etc)
-        for node in self.nodes:
+        remote.write(self.where.shims)
+        for node in self.machines:
             node.configure()
 
     def run(
@@ -331,6 +337,22 @@ class Cloud:
     def end(self, name: str) -> None:
         """End a process started by `run`."""
         self.processes.stop(name)
+
+    def start_third(
+        self, before: collections.abc.Callable[[], None] | None = None
+    ) -> Node:
+        """Start the third host, unless it runs.
+
+        :param before: called when the machine runs, its nova-compute not.
+        """
+        node = self.node3
+        if not node.runs("nova-compute"):
+            node.start()
+            if before is not None:
+                before()
+            node.start_compute()
+            self.wait_computes()
+        return node
 
     def restart_scheduler(self) -> None:
         self.configure()
@@ -363,12 +385,15 @@ class Cloud:
         return "COMPUTE_STATUS_DISABLED" in answer.json()["traits"]
 
     def wait_computes(self, timeout: float = 120.0) -> None:
-        """Wait until the scheduler can place servers on both hosts."""
+        """Wait until the scheduler can place servers on every host."""
         conn = self.connect("admin")
-        want = {node.name for node in self.nodes}
+        nodes = list(self.nodes)
+        if self.node3.runs("nova-compute"):
+            nodes.append(self.node3)
+        want = {node.name for node in nodes}
 
         def test() -> bool:
-            if not all(node.settled for node in self.nodes):
+            if not all(node.settled for node in nodes):
                 return False
             return want <= {
                 found.name
@@ -377,7 +402,7 @@ class Cloud:
                 and not self._disabled(conn, found.id)
             }
 
-        wait_until(test, timeout, "both computes to be up", pause=0.3)
+        wait_until(test, timeout, "all computes to be up", pause=0.3)
         conn.close()
 
     def purge(self) -> None:

@@ -187,6 +187,10 @@ virt_type = @VIRT_TYPE@
 cpu_mode = none
 snapshots_directory = @INSTANCES@/snapshots
 wait_soft_reboot_seconds = 5
+live_migration_scheme = tcp
+live_migration_inbound_addr = @IP@
+[workarounds]
+skip_cpu_compare_on_dest = true
 """
 
 FILES = {
@@ -204,6 +208,11 @@ host_uuid = "@UUID@"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_rw_perms = "0700"
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
+tcp_port = "16509"
+listen_addr = "@IP@"
 """
 
 # No control groups and no namespaces of libvirt's own: the guests of a
@@ -218,6 +227,8 @@ cgroup_controllers = []
 namespaces = []
 max_core = 0
 dump_guest_core = 0
+migration_address = "@IP@"
+migration_host = "@IP@"
 """
 
 VIRTLOGD = ""
@@ -226,6 +237,7 @@ HOSTS = """\
 127.0.0.1 localhost
 127.0.0.11 node1
 127.0.0.12 node2
+127.0.0.13 node3
 """
 
 

@@ -39,6 +39,8 @@ PORTS = {
     "tpm control of node1": 15802,
     "tpm of node2": 15811,
     "tpm control of node2": 15812,
+    "tpm of node3": 15821,
+    "tpm control of node3": 15822,
 }
 
 # The longest path to a Unix socket is 107 bytes; the longest one made
@@ -106,6 +108,11 @@ class Layout:
         return self.base / "instances"
 
     @property
+    def shims(self) -> pathlib.Path:
+        """`ssh` and `scp` of the nova-computes."""
+        return self.base / "shims"
+
+    @property
     def mysql_socket(self) -> pathlib.Path:
         return self.base / "mysql.sock"
 
@@ -122,6 +129,7 @@ class Layout:
             self.pids,
             self.state,
             self.instances,
+            self.shims,
         ):
             folder.mkdir(parents=True, exist_ok=True)
         self.base.chmod(0o755)

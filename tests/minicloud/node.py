@@ -216,7 +216,10 @@ class Node:
 
     def _configure_libvirt(self) -> None:
         etc = self.folder / "etc/libvirt"
-        names = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name))}
+        names = {
+            "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, self.name)),
+            "IP": self.address,
+        }
         for name, text in (
             ("libvirtd.conf", config.LIBVIRTD),
             ("qemu.conf", config.QEMU),
@@ -235,7 +238,10 @@ class Node:
         etc = self.folder / "etc/libvirt"
         self.run(
             "libvirtd",
-            ["/usr/sbin/libvirtd", "-p", "/run/libvirt/libvirtd.pid"],
+            [
+                *("/usr/sbin/libvirtd", "--listen"),
+                *("-p", "/run/libvirt/libvirtd.pid"),
+            ],
             inputs=[etc / "libvirtd.conf", etc / "qemu.conf"],
             ready=lambda: not self.virsh("version", check=False).returncode,
         )
@@ -298,13 +304,14 @@ class Node:
     def start_compute(self) -> None:
         self.configure()
         files = [self.where.etc / "nova-compute.conf", self._config]
+        search = f"{self.where.shims}:{self.environment()['PATH']}"
         argv: list[str | os.PathLike[str]] = list(self.options.command)
         for path in files:
             argv += ["--config-file", path]
         self.run(
             "nova-compute",
             argv,
-            self.options.env,
+            {"PATH": search} | self.options.env,
             inputs=files,
             ready=lambda: consumers(f"compute.{self.name}") > 0,
             timeout=120,

@@ -14,7 +14,8 @@
 * authority: attestation server, ``mh/attest`` below the base directory;
 * tenant: key server, ``mh/kms``; workstation, ``workstation``;
 * operator: ``operator`` (client configuration with the operator's token);
-* node1, node2: agent and ``mh-nova-compute`` inside the node.
+* node1, node2: agent and ``mh-nova-compute`` inside the node; node3 too,
+  from :meth:`TrustedCloud.second_host` on.
 
 Only certificates and public values are carried from one to another.
 """
@@ -190,7 +191,7 @@ class TrustedCloud:
         self.cloud.extra["nova-compute.conf"] = (
             "[DEFAULT]\nupdate_resources_interval = 4\n"
         )
-        for node in self.cloud.nodes:
+        for node in self.cloud.machines:
             node.options.command = ["mh-nova-compute"]
             node.options.driver = "mh.TrustedLibvirtDriver"
         self.cloud.before_computes = lambda _cloud: self._services()
@@ -204,7 +205,7 @@ class TrustedCloud:
         """Forget keys, hosts and the workstation of the last run."""
         for name in ("mh-kms", "mh-attest", "mh-liar", "mh-proxy"):
             self.cloud.end(name)
-        for node in self.cloud.nodes:
+        for node in self.cloud.machines:
             node.end("mh-agent")
             for place in ("etc/mystery-hill", "var/lib/mystery-hill/agent"):
                 shutil.rmtree(node.folder / place, ignore_errors=True)
@@ -235,6 +236,7 @@ class TrustedCloud:
             ("liar", "127.0.0.1"),
             ("node1", "127.0.0.11"),
             ("node2", "127.0.0.12"),
+            ("node3", "127.0.0.13"),
         ):
             self._leaves[name] = authority.issue(name, [address])
 
@@ -467,6 +469,22 @@ class TrustedCloud:
             *("--ek-certificate", node.tpm.ek_certificate),
             "--learn-policy",
         )
+
+    def second_host(self) -> Node:
+        """Start the third host and enrol it, once: the second trusted one."""
+        node = self.cloud.node3
+        if node.runs("nova-compute"):
+            return node
+
+        def agent() -> None:
+            self.make_agent(node)
+            self.start_agent(node)
+
+        self.cloud.start_third(agent)
+        host = self.enrol(node)
+        if host["level"] != "trusted":
+            raise CloudError(f"{node.name} is {host['level']}")
+        return node
 
 
 def wait_for(

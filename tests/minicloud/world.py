@@ -101,6 +101,7 @@ class World:
         self.product = product
         self.cloud = product.cloud
         self.node1, self.node2 = self.cloud.nodes
+        self.node3 = self.cloud.node3
         self.admin = self.cloud.connect("admin")
         self.tenant = self.cloud.connect("tenant")
         self.other = self.cloud.connect("other")
