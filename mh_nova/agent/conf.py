@@ -16,6 +16,9 @@ from typing import Any
 
 from oslo_config import cfg
 
+#: Directories of libvirt's below its domain directory that hold more than
+#: the state of running guests.
+KEPT = ("save", "snapshot", "checkpoint", "nvram", "dump", "ram", "channel")
 DEFAULT_STATE = "/var/lib/mystery-hill"
 DEFAULT_SOCKET = "/run/mystery-hill/agent.sock"
 
@@ -161,11 +164,33 @@ AGENT_OPTS = [
         "False gives the keys of every disk to whoever reads the host's "
         "disk. Safe value: true.",
     ),
+    cfg.ListOpt(
+        "libvirt_kept",
+        default=list(KEPT),
+        help="Directories below libvirt_domain_dir that must lie on "
+        "persistent storage, bound back beneath the tmpfs: without that, "
+        "plain guests lose firmware variables, suspended memory and "
+        "snapshots at a reboot. Empty: not looked at.",
+    ),
+    cfg.BoolOpt(
+        "require_safe_swap",
+        default=True,
+        help="Refuse trusted launches where the host has a swap area that "
+        "is neither on dm-crypt nor in memory (zram). False: guests' memory "
+        "and keys may reach a disk in the clear. Safe value: true.",
+    ),
+    cfg.BoolOpt(
+        "live_migration",
+        default=False,
+        help="Running guests may move from and to this host. True: qemu.conf "
+        "must then demand native TLS with verified certificates, their keys "
+        "on tmpfs, else trusted launches are refused.",
+    ),
     cfg.StrOpt(
         "qemu_conf",
         default="/etc/libvirt/qemu.conf",
         help="libvirt's QEMU configuration, read to see that core dumps are "
-        "off (max_core).",
+        "off and, with live_migration, that TLS is demanded.",
     ),
     cfg.ListOpt(
         "emulators",

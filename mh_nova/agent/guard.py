@@ -11,9 +11,7 @@
 # under the License.
 """The deployment guard: may this host carry trusted launches at all?"""
 
-import ctypes
 import os
-import re
 import resource
 import stat
 from pathlib import Path
@@ -21,42 +19,36 @@ from typing import Any
 
 from mh_core.errors import Denied, MHError
 from mh_core.verdict import Event, Findings
+from mh_nova.agent import host_conf
 from mh_nova.agent.interfaces import Prover
+from mh_nova.agent.storage import Kind, Storage, in_memory
 
 EVENT = "agent.guard"
-#: statfs(2), f_type.
-_IN_MEMORY = (0x01021994, 0x858458F6)  # tmpfs, ramfs
-# libvirt takes both kinds of quotes, and ';' between settings
-_MAX_CORE = re.compile(r"^[^#\n]*?\bmax_core[ \t]*=[ \t]*([^\s;#]*)", re.M)
-
-
-def file_system(path: str) -> int:
-    """f_type of the file system a path is on.
-
-    :raises OSError: the path is not there.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    # struct statfs starts with __fsword_t f_type; 256 bytes hold it whole.
-    buffer = ctypes.create_string_buffer(256)
-    if libc.statfs(os.fsencode(path), buffer):
-        raise OSError(ctypes.get_errno(), "statfs", path)
-    size = ctypes.sizeof(ctypes.c_long)
-    kind = int.from_bytes(buffer.raw[:size], "little", signed=False)
-    return kind & 0xFFFFFFFF
+SAVE = "save"
 
 
 class Guard:
-    """Looks at the host; every finding names what to repair."""
+    """Looks at the host; every finding names what to repair.
 
-    def __init__(self, conf: Any, prover: Prover) -> None:
+    :param root: of the host's file system, for ``/proc``, ``/sys`` and
+        ``/etc``.
+    """
+
+    def __init__(self, conf: Any, prover: Prover, root: str = "/") -> None:
         self._conf = conf.agent
         self._prover = prover
+        self._root = Path(root)
+        self._storage = Storage(root)
 
     def findings(self) -> tuple[Event, ...]:
-        """1 tmpfs, 2 core dumps, 3 TPM, 4 enrolment, 5 state directory."""
+        """1 tmpfs, 2 what is kept beside it, 3 swap, 4 core dumps,
+        5 automatic dumps and saves, 6 libvirt-guests, 7 TLS of live
+        migration, 8 TPM, 9 enrolment, 10 state directory."""
         found = Findings()
         self._tmpfs(found)
-        self._cores(found)
+        self._swap(found)
+        self._qemu(found)
+        self._libvirt_guests(found)
         try:
             self._prover.check()
         except MHError as exc:
@@ -79,36 +71,145 @@ class Guard:
         if found:
             raise Denied(found[0].id, found[0].detail)
 
+    @property
+    def save_dir(self) -> str:
+        """Where libvirt writes the memory of suspended guests."""
+        return os.path.join(self._conf.libvirt_domain_dir, SAVE)
+
+    def kind(self, path: str) -> Kind:
+        """Of what is written there; a path that is not there is clear."""
+        try:
+            return self._storage.kind(path)
+        except OSError:
+            return Kind.CLEAR
+
     def _tmpfs(self, found: Findings) -> None:
+        """1, 2"""
         path = self._conf.libvirt_domain_dir
         if not self._conf.require_tmpfs:
             return
         try:
-            kind = file_system(path)
+            memory = in_memory(path)
         except OSError:
-            kind = 0
-        if kind not in _IN_MEMORY:
+            memory = False
+        if not memory:
             found.add(
                 EVENT + ".tmpfs",
                 f"{path} is not on tmpfs: libvirt's master keys would be "
                 "on a disk",
             )
+            return
+        for name in self._conf.libvirt_kept:
+            try:
+                lost = in_memory(os.path.join(path, name))
+            except OSError:
+                lost = True
+            if lost:
+                found.add(
+                    EVENT + ".kept",
+                    f"{path}/{name} is not bound back to persistent "
+                    "storage: plain guests would lose it at a reboot",
+                )
 
-    def _cores(self, found: Findings) -> None:
+    def _swap(self, found: Findings) -> None:
+        """3"""
+        if not self._conf.require_safe_swap:
+            return
+        try:
+            swaps = self._storage.open_swaps()
+        except OSError:
+            swaps = ["the kernel's list"]
+        for name in swaps:
+            found.add(
+                EVENT + ".swap",
+                f"{name[:80]} is neither dm-crypt nor zram: guests' memory "
+                "and keys would be on a disk",
+            )
+
+    def _qemu(self, found: Findings) -> None:
+        """4, 5, 7"""
         soft, _hard = resource.getrlimit(resource.RLIMIT_CORE)
         if soft:
             found.add(EVENT + ".core", "the agent could leave a core file")
+        self._core_pattern(found)
         try:
             text = Path(self._conf.qemu_conf).read_text()
         except (OSError, UnicodeError):
             found.add(EVENT + ".core", "qemu.conf cannot be read")
             return
-        # libvirt's default is 0.
-        values = {match[1] for match in _MAX_CORE.finditer(text)}
-        if values - {"0"}:
-            found.add(EVENT + ".core", "qemu.conf: max_core is not 0")
+        # libvirt's default of each is 0
+        for name in ("max_core", "dump_guest_core"):
+            if host_conf.qemu(text, name) - {"0"}:
+                found.add(EVENT + ".core", f"qemu.conf: {name} is not 0")
+        for path in host_conf.qemu(text, "auto_dump_path"):
+            if not self.kind(path).safe:
+                found.add(
+                    EVENT + ".dump",
+                    "qemu.conf: auto_dump_path is in the clear",
+                )
+        saved = host_conf.qemu(text, "auto_shutdown_try_save") - {"none"}
+        if saved and not self.kind(self.save_dir).safe:
+            found.add(
+                EVENT + ".dump",
+                "qemu.conf: auto_shutdown_try_save would write guests' "
+                "memory in the clear",
+            )
+        if self._conf.live_migration:
+            self._migration(text, found)
+
+    def _core_pattern(self, found: Findings) -> None:
+        """A limit of 0 does not hold back a program that is piped to;
+        systemd's looks at the limit itself."""
+        try:
+            path = self._root / "proc/sys/kernel/core_pattern"
+            pattern = path.read_text().strip()
+        except (OSError, UnicodeError):
+            found.add(EVENT + ".core", "core_pattern cannot be read")
+            return
+        program = pattern.removeprefix("|").split(" ")[0]
+        if pattern.startswith("|") and not (
+            program.endswith("/systemd-coredump") and " %c" in pattern
+        ):
+            found.add(
+                EVENT + ".core",
+                "core_pattern pipes core dumps to a program, whatever the "
+                "limit is",
+            )
+
+    def _migration(self, text: str, found: Findings) -> None:
+        for name in ("migrate_tls_force", "migrate_tls_x509_verify"):
+            if host_conf.qemu(text, name) != {"1"}:
+                found.add(
+                    EVENT + ".migration-tls",
+                    f"qemu.conf: {name} must be 1 for live migration",
+                )
+        folders = host_conf.qemu(text, "migrate_tls_x509_cert_dir")
+        if not folders or any(
+            self.kind(path) is not Kind.MEMORY for path in folders
+        ):
+            found.add(
+                EVENT + ".migration-tls",
+                "qemu.conf: migrate_tls_x509_cert_dir must be on tmpfs",
+            )
+
+    def _libvirt_guests(self, found: Findings) -> None:
+        """6"""
+        service = host_conf.LibvirtGuests(self._root)
+        try:
+            if not service.enabled():
+                return
+            saves = service.on_shutdown() != {"shutdown"}
+        except OSError:
+            saves = True
+        if saves and not self.kind(self.save_dir).safe:
+            found.add(
+                EVENT + ".libvirt-guests",
+                "libvirt-guests would save guests' memory in the clear: set "
+                "ON_SHUTDOWN=shutdown",
+            )
 
     def _state(self, found: Findings) -> None:
+        """10"""
         try:
             status = os.stat(self._conf.state_dir)
         except OSError:

@@ -61,6 +61,7 @@ class Agent:
             "kms_origins": "https://127.0.0.1:1",
             "libvirt_uri": f"qemu:///system?socket={self.folder}/none",
             "libvirt_domain_dir": "/dev/shm",
+            "libvirt_kept": "",
             "qemu_conf": self.folder / "qemu.conf",
             **agent,
         }

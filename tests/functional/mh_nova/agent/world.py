@@ -352,6 +352,10 @@ class World:
         self.instances = folder / "instances"
         (self.instances / "_base").mkdir(parents=True)
         (folder / "qemu.conf").write_text("max_core = 0\n")
+        for name, text in (("swaps", ""), ("sys/kernel/core_pattern", "core")):
+            path = folder / "root/proc" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         self.conf = self.options()
         self.instance = self.new_instance()
         self.store = Store(folder / "state")
@@ -369,6 +373,7 @@ class World:
             "kms_ca_file": str(self.authority.ca_file),
             "attest_ca_file": str(self.authority.ca_file),
             "libvirt_domain_dir": "/dev/shm",
+            "libvirt_kept": [],
             "qemu_conf": str(self.folder / "qemu.conf"),
             "timeout": 5,
             "measure_timeout": 20,
@@ -394,7 +399,7 @@ class World:
         self.reporter = Reporter(
             self.conf, self.prover, self.journal, waits=(0.05, 0.05)
         )
-        self.guard = Guard(self.conf, self.prover)
+        self.guard = Guard(self.conf, self.prover, str(self.folder / "root"))
         self.launcher = Launcher(
             Parts(
                 conf=self.conf,
