@@ -41,11 +41,19 @@ from joserfc.registry import HeaderParameter
 from mh_core.encoding import b64u, lp, parse_json, unb64u
 from mh_core.errors import InputError, VerificationError
 from mh_core.fields import Fields
-from mh_core.jwk import Jwk, generate_key, load, public, thumbprint
+from mh_core.jwk import (
+    Jwk,
+    derive_key,
+    generate_key,
+    load,
+    public,
+    thumbprint,
+)
 
 __all__ = [
     "MAX_TOKEN",
     "Jwk",
+    "derive_key",
     "generate_key",
     "oaep_parts",
     "open_with_z",

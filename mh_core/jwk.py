@@ -17,6 +17,14 @@ Callers use these through :mod:`mh_core.jose`.
 from collections.abc import Mapping
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
@@ -35,6 +43,8 @@ _P256 = (32, 32)
 #: Bytes of a public RSA number, without leading zeros; a longer exponent is
 #: work for us and of use to nobody.
 _SIZES = {"n": (256, 512), "e": (1, 4)}
+#: Order of P-256 (FIPS 186-5).
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def generate_key() -> Jwk:
@@ -42,6 +52,31 @@ def generate_key() -> Jwk:
     key = ECKey.generate_key("P-256", private=True)
     out: Jwk = dict(key.as_dict(private=True))
     out["kid"] = key.thumbprint()
+    return out
+
+
+def derive_key(key: Mapping[str, Any], label: bytes) -> Jwk:
+    """Another private P-256 key, always the same for a key and a label.
+
+    48 bytes make the bias of the reduction negligible (FIPS 186-5, A.2.1).
+
+    :param key: private P-256 JWK.
+    :raises InputError: ``core.jose.key``.
+    """
+    members = _members(key, private=True)
+    if members["kty"] != "EC" or "d" not in members:
+        raise InputError("core.jose.key", "a private P-256 key is expected")
+    seed = HKDFExpand(SHA256(), 48, label).derive(
+        unb64u(members["d"], "core.jose.key")
+    )
+    number = int.from_bytes(seed) % (_ORDER - 1) + 1
+    made = ECKey.import_key(
+        ec.derive_private_key(number, ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    out: Jwk = dict(made.as_dict(private=True))
+    out["kid"] = made.thumbprint()
     return out
 
 

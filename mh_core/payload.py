@@ -12,6 +12,7 @@
 """The plaintext of a key release: all the agent believes about a launch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from mh_core import jose
 from mh_core.encoding import b64u, canonical_json, parse_json
@@ -34,6 +35,8 @@ class ReleasePayload:
     :param transport_jwk: the server's transport key, for keys made here.
     :param lease: seconds the instance may run before it must ask again;
         0 for no end.
+    :param signing_jwk: public key of the server's answers about the lease,
+        see :mod:`mh_core.lease`; empty: it gives none.
     :param request_digest: of the request this answers, 32 bytes.
     :param issued_at: seconds since the epoch.
     :param audit: event id and number of the audit record, for people.
@@ -52,6 +55,7 @@ class ReleasePayload:
     issued_at: int
     audit: str = ""
     launch_policy: LaunchPolicy = field(default_factory=LaunchPolicy)
+    signing_jwk: jose.Jwk = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         return canonical_json(
@@ -76,6 +80,9 @@ class ReleasePayload:
                 "issued_at": self.issued_at,
                 "audit": self.audit,
                 "launch_policy": self.launch_policy.to_dict(),
+                "signing_jwk": jose.public(self.signing_jwk)
+                if self.signing_jwk
+                else {},
             }
         )
 
@@ -105,6 +112,11 @@ class ReleasePayload:
             issued_at=fields.integer("issued_at", 0, 1 << 40),
             audit=fields.text("audit", maximum=128, pattern=LINE),
             launch_policy=LaunchPolicy.parse(fields.object("launch_policy")),
+            signing_jwk=_signing(fields.object("signing_jwk")),
         )
         fields.end()
         return payload
+
+
+def _signing(value: dict[str, Any]) -> jose.Jwk:
+    return jose.public(value) if value else {}

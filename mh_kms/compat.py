@@ -34,7 +34,8 @@ from mh_kms.attestors.base import Pending
 from mh_kms.attestors.presented import PresentedResult
 from mh_kms.db import keys, nonces
 from mh_kms.parts import Parts
-from mh_kms.release import Trail, refuse, release_key, step
+from mh_kms.proof import step
+from mh_kms.release import Trail, refuse, release_key
 from mh_kms.release_policy import Authority, ReleasePolicy
 
 #: Longest body, bytes.

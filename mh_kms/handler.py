@@ -15,7 +15,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mh_kms.api import audit, keys, manifests, release, root, tickets
+from mh_kms.api import (
+    audit,
+    keys,
+    leases,
+    manifests,
+    release,
+    root,
+    tickets,
+)
 from mh_kms.api.call import Answer, Call
 
 
@@ -50,6 +58,11 @@ ROUTES: dict[str, dict[str, Route]] = {
     KEY + "/audit": {"GET": Route(audit.index, OWNER)},
     KEY + "/challenge": {"POST": Route(release.challenge, OPEN)},
     KEY + "/release": {"POST": Route(release.release, OPEN)},
+    KEY + "/lease": {"POST": Route(leases.ask, OPEN)},
+    KEY + "/instances/{instance}": {
+        "GET": Route(leases.show, OWNER),
+        "PUT": Route(leases.set_revoked, OWNER),
+    },
     "/data-encryption-key/request/{key_id}": {
         "POST": Route(release.compat, OPEN)
     },

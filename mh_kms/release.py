@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from mh_core import jose
@@ -25,28 +24,24 @@ from mh_core.errors import (
     MHError,
     NotFound,
     Unavailable,
-    VerificationError,
 )
 from mh_core.evidence import (
     Evidence,
     VerifiedHost,
-    release_claims,
-    verify_host,
 )
 from mh_core.image.overlay import overlay_key
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
 from mh_core.result import AttestationResult
 from mh_core.secret import Secret
-from mh_core.tpm.public import Public
-from mh_core.tpm.quote import LABEL_RELEASE, extra_data
 from mh_kms.attestors.base import Question
-from mh_kms.db import keys, nonces, tickets
+from mh_kms.db import keys, leases, nonces, tickets
 from mh_kms.errors import Refused, detail
 from mh_kms.key_stores.base import DEK, OVERLAY_ROOT
 from mh_kms.ledger import Ledger, Transaction
 from mh_kms.parts import Parts
 from mh_kms.policy_checks.base import Facts
+from mh_kms.proof import attested, step, verified
 from mh_kms.release_policy import ReleasePolicy
 
 GRANTED = "kms.release.granted"
@@ -119,20 +114,6 @@ def refuse(ledger: Ledger, trail: Trail, error: MHError) -> MHError:
     return Refused(error, number)
 
 
-@contextmanager
-def step(event: str, kind: type[MHError] = Denied) -> Iterator[None]:
-    """Whatever a step's checks say, the step refuses by its own id.
-
-    That something does not answer stays :class:`Unavailable`.
-    """
-    try:
-        yield
-    except Unavailable as exc:
-        raise Unavailable(event, exc.message) from exc
-    except MHError as exc:
-        raise kind(event, exc.message) from exc
-
-
 def release_key(
     key_id: str,
     nonce: bytes,
@@ -153,7 +134,7 @@ def release_key(
     4. the evidence is verified, and the certified host is the request's;
     5. an authority's result is for exactly this nonce, digest and bind key;
     6. the release policy;
-    7. a ticket, or the instance's record;
+    7. the instance is not revoked; a ticket, or its record;
     8. the audit record;
     9. wrap.
 
@@ -176,7 +157,7 @@ def release_key(
         with step("kms.release.nonce"):
             known = nonces.known(parts.database, nonce, key_id, parts.now())
         if not known:
-            raise _spent()
+            raise spent()
         # 3
         if request.key_id != key_id or request.kms_origin not in parts.origins:
             raise Denied(
@@ -185,29 +166,30 @@ def release_key(
         # 4
         digest = request.digest()
         with step("kms.release.evidence"):
-            host = _verify_evidence(evidence, policy, nonce, digest, parts)
+            host = verified(evidence, policy, nonce, digest, parts)
         trail.host(host)
         if host.identity.host != request.host:
             raise Denied("kms.release.host", "the request names another host")
         # 5
         question = Question(nonce, parts.origin, digest, evidence)
-        result = _attest(policy, question, host, parts)
+        result = attested(policy, question, host, parts)
         trail.result(result)
         # 6
         facts = Facts(
             policy, request, host, result, frozenset(manifests), parts.now()
         )
         for name in policy.all_checks:
-            _check(name, facts, parts)
+            check(name, facts, parts)
         launch_policy = manifests[request.manifest_digest]
         # 7, 8
-        with _recorded(parts.ledger) as entry:
+        with recorded(parts.ledger) as entry:
             if not keys.unchanged(entry.connection, key):
                 raise Denied("kms.release.key", "the key has just changed")
             if not nonces.spend(entry.connection, nonce, key_id, entry.now):
-                raise _spent()
+                raise spent()
             _ticket(entry, policy, request, host, trail)
             number = trail.write(entry, GRANTED)
+            _hold(entry, policy, request, host, number)
     except MHError as exc:
         raise refuse(parts.ledger, trail, exc) from exc
     # 9
@@ -227,89 +209,25 @@ def release_key(
         issued_at=parts.now(),
         audit=number,
         launch_policy=launch_policy,
+        signing_jwk=parts.transport.signing,
     )
     return jose.wrap(payload.to_bytes(), host.bind.jwk(), digest)
 
 
-def _spent() -> Denied:
+def spent() -> Denied:
     return Denied(
         "kms.release.nonce", "the nonce is unknown, spent or too old"
     )
 
 
-def _verify_evidence(
-    evidence: Evidence,
-    policy: ReleasePolicy,
-    nonce: bytes,
-    digest: bytes,
-    parts: Parts,
-) -> VerifiedHost:
-    """The quote must cover nonce, request and bind key (step 4)."""
-    bind = Public.parse(evidence.bind_public)
-    extra = extra_data(LABEL_RELEASE, nonce, release_claims(digest, bind))
-    return verify_host(
-        evidence,
-        extra=extra,
-        enrollers=policy.enrollers,
-        now=datetime.fromtimestamp(parts.now(), UTC),
-    )
-
-
-def _attest(
-    policy: ReleasePolicy,
-    question: Question,
-    host: VerifiedHost,
-    parts: Parts,
-) -> AttestationResult:
-    """The word of one of the policy's authorities (step 5)."""
-    refusal: MHError | None = None
-    silence: Unavailable | None = None
-    for authority in policy.authorities:
-        try:
-            token = parts.attestor.appraise(authority, question)
-            result = AttestationResult.verify(
-                token,
-                authority.jwk,
-                issuer=authority.issuer,
-                audience=question.audience,
-                nonce=question.nonce,
-                request_digest=question.request_digest,
-                bind_jwk=host.bind.jwk(),
-                now=parts.now(),
-            )
-        except Unavailable as exc:
-            silence = exc
-            continue
-        except MHError as exc:
-            refusal = exc
-            continue
-        if (result.host, result.host_id) == (
-            host.identity.host,
-            host.identity.host_id,
-        ):
-            return result
-        refusal = VerificationError(
-            "kms.release.result-host", "the result is about another host"
-        )
-    # A "no" says more than the silence of another authority.
-    if refusal is None and silence is not None:
-        raise Unavailable(
-            "kms.release.authority", silence.message
-        ) from silence
-    raise Denied(
-        "kms.release.attestation",
-        refusal.message if refusal else "the policy names no authority",
-    ) from refusal
-
-
-def _check(name: str, facts: Facts, parts: Parts) -> None:
+def check(name: str, facts: Facts, parts: Parts) -> None:
     """One condition of the policy (step 6); a missing check denies."""
-    check = parts.checks.get(name)
-    if check is None:
+    found = parts.checks.get(name)
+    if found is None:
         raise Denied(
             "kms.release.check", f"the check {name!r} is not loaded here"
         )
-    check.check(facts)
+    found.check(facts)
 
 
 def _ticket(
@@ -325,6 +243,8 @@ def _ticket(
     that a host proves ties it to an instance, so a move is the owner's to
     judge.
     """
+    if leases.revoked(entry.connection, request.key_id, request.instance):
+        raise Denied("kms.release.revoked", "the owner revoked the instance")
     if policy.tickets == "none":
         trail.facts["ticket"] = "not-required"
         return
@@ -359,8 +279,47 @@ def _ticket(
         )
 
 
+def _hold(
+    entry: Transaction,
+    policy: ReleasePolicy,
+    request: KeyRequest,
+    host: VerifiedHost,
+    number: str,
+) -> None:
+    """Begin a lease where a guest is to run, and end those of others.
+
+    An instance has one holder; two only during a live migration that the
+    first one named.
+    """
+    if request.purpose not in leases.HOLDING:
+        return
+    made = leases.Lease(
+        id=number,
+        key_id=request.key_id,
+        instance=request.instance,
+        host=host.identity.host,
+        ak_name=host.ak.name.hex(),
+        project=request.project,
+        manifest=request.manifest_digest,
+        image=request.image,
+        purpose=request.purpose,
+        seconds=policy.lease,
+        granted_at=entry.now,
+        renewed_at=entry.now,
+    )
+    for other in leases.begin(entry.connection, made, entry.now):
+        entry.record(
+            "kms.lease.moved",
+            request.key_id,
+            host=other.host,
+            lease=other.id,
+            successor=number,
+            claims={"instance": request.instance, "host": made.host},
+        )
+
+
 @contextmanager
-def _recorded(ledger: Ledger) -> Iterator[Transaction]:
+def recorded(ledger: Ledger) -> Iterator[Transaction]:
     """A transaction whose failure is that of the record (step 8)."""
     try:
         with ledger.transaction() as entry:

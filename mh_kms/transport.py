@@ -10,25 +10,35 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The transport key: what clients wrap keys to on their way here."""
+"""The server's own keys: one that clients wrap keys to on their way here,
+and one that signs what this server says about leases."""
 
 from dataclasses import dataclass
 
 from mh_core import jose
 from mh_core.encoding import canonical_json, parse_json
 from mh_core.errors import Unavailable
+from mh_core.lease import LeaseGrant
 from mh_core.secret import Secret
 from mh_kms.db.connection import Database
 from mh_kms.key_stores.base import TRANSPORT, KeyStore
 from mh_kms.ledger import Ledger
 
+_LABEL = b"mh/kms-signing-key/v1"
+
 
 @dataclass(frozen=True)
 class TransportKey:
-    """``secret`` holds the private JWK as JSON."""
+    """``secret`` holds the private JWK as JSON, ``signer`` the other one.
+
+    :param signing: public key of the signatures, derived from the transport
+        key: no key serves two algorithms, and none more is stored.
+    """
 
     public: jose.Jwk
     secret: Secret
+    signing: jose.Jwk
+    signer: Secret
 
     @property
     def thumbprint(self) -> str:
@@ -39,6 +49,10 @@ class TransportKey:
         :raises VerificationError: ``core.jose.unwrap``, ``core.jose.apv``."""
         key = parse_json(self.secret.reveal())
         return Secret(jose.unwrap(token, key, apv))
+
+    def sign(self, grant: LeaseGrant) -> str:
+        """Compact JWS; nothing but answers about leases is signed."""
+        return grant.sign(parse_json(self.signer.reveal()))
 
 
 def create(ledger: Ledger, key_store: KeyStore) -> None:
@@ -75,4 +89,10 @@ def load(database: Database, key_store: KeyStore) -> TransportKey:
         )
     secret = key_store.open(row[0], TRANSPORT, row[1])
     key = parse_json(secret.reveal())
-    return TransportKey(jose.public(key), secret)
+    signer = jose.derive_key(key, _LABEL)
+    return TransportKey(
+        jose.public(key),
+        secret,
+        jose.public(signer),
+        Secret(canonical_json(signer)),
+    )

@@ -86,6 +86,17 @@ class Database:
             raise _unavailable() from exc
 
     @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For the statements of a repository that only reads.
+
+        :raises Unavailable: ``kms.db.unavailable``.
+        """
+        try:
+            yield self._connection()
+        except sqlite3.Error as exc:
+            raise _unavailable() from exc
+
+    @contextmanager
     def transaction(
         self, durable: bool = True
     ) -> Iterator[sqlite3.Connection]:

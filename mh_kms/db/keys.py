@@ -169,6 +169,8 @@ def delete(connection: sqlite3.Connection, key: Key, now: int) -> None:
         "delete from nonces where key_id = ?",
         "delete from tickets where key_id = ?",
         "delete from instances where key_id = ?",
+        "delete from leases where key_id = ?",
+        "delete from revocations where key_id = ?",
     ):
         connection.execute(statement, (key.id,))
 

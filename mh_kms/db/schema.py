@@ -89,6 +89,45 @@ INSTANCES = Table(
     PrimaryKeyConstraint("key_id", "instance"),
 )
 
+#: Who runs, or ran, an instance; ``id`` is the number of the release's audit
+#: record.  A row that has ended says why.
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("id", String(80), primary_key=True),
+    Column("key_id", String(36), nullable=False),
+    Column("instance", String(36), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("ak_name", String(68), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("manifest", String(64), nullable=False),
+    Column("image", String(36), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("seconds", Integer, nullable=False),
+    Column("granted_at", Integer, nullable=False),
+    Column("renewed_at", Integer, nullable=False),
+    Column("renewals", Integer, nullable=False, server_default="0"),
+    Column("ended_at", Integer),
+    Column("why", String(32), nullable=False, server_default=""),
+    # a live migration that this holder named, and until when
+    Column("handover_to", String(255), nullable=False, server_default=""),
+    Column("handover_until", Integer, nullable=False, server_default="0"),
+    # the holder that this one takes over from
+    Column("parent", String(80), nullable=False, server_default=""),
+    Column("erased_at", Integer),
+    Index("ix_leases_instance", "key_id", "instance"),
+)
+
+#: Instances that their owner allows no host to start, or go on with.
+REVOCATIONS = Table(
+    "revocations",
+    METADATA,
+    Column("key_id", String(36), nullable=False),
+    Column("instance", String(36), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    PrimaryKeyConstraint("key_id", "instance"),
+)
+
 AUDIT = Table(
     "audit",
     METADATA,

@@ -15,7 +15,7 @@
 import itertools
 from typing import Any
 
-from mh_kms.policies import audit, base, keys, manifests, tickets
+from mh_kms.policies import audit, base, instances, keys, manifests, tickets
 
 VISIBLE = base.VISIBLE
 
@@ -24,6 +24,7 @@ def list_rules() -> list[Any]:
     """Entry point ``oslo.policy.policies``."""
     return list(
         itertools.chain.from_iterable(
-            module.RULES for module in (base, keys, manifests, tickets, audit)
+            module.RULES
+            for module in (base, keys, instances, manifests, tickets, audit)
         )
     )

@@ -228,3 +228,16 @@ def test_any_key_is_a_key_or_refused(value: Any) -> None:
     if found == "ok":
         public = jose.public(value)
         assert jose.public(public) == public
+
+
+def test_derived_keys() -> None:
+    """Always the same for key and label, and good for signing."""
+    key = jose.generate_key()
+    one = jose.derive_key(key, b"a")
+    assert one == jose.derive_key(key, b"a")
+    others = [jose.derive_key(key, b"b"), jose.derive_key(one, b"a"), key]
+    assert len({other["d"] for other in others} | {one["d"]}) == 4
+    token = jose.sign(b"x", one, "t")
+    assert jose.verify(token, [jose.public(one)], "t")[0] == b"x"
+    with pytest.raises(InputError):
+        jose.derive_key(jose.public(key), b"a")

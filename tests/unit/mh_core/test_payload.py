@@ -66,6 +66,7 @@ PAYLOADS = st.builds(
     issued_at=st.integers(0, 1 << 40),
     audit=st.just("main#1"),
     launch_policy=st.builds(LaunchPolicy, snapshots=st.booleans()),
+    signing_jwk=st.just(jose.public(SIGNER)) | st.just({}),
 )
 
 
@@ -126,6 +127,7 @@ BAD: dict[str, list[Any]] = {
     "manifest_digests": [None, [""], ["*"], [None], ["AB" * 32], [["12"]]],
     "kms_origin": ["", "https://kms.test/", "kms.test", None],
     "transport_jwk": [None, [], {}, {**DOCUMENT["transport_jwk"], "x": 1}],
+    "signing_jwk": [None, [], {"kty": "EC"}, {**jose.public(SIGNER), "x": 1}],
     "lease": [-1, (1 << 31) + 1, True, "0", None],
     "request_digest": ["", "12" * 31, None],
     "issued_at": [-1, (1 << 40) + 1, True],

@@ -207,7 +207,9 @@ def _harmless(
         return
     answer = world.client.simulate_request(
         method,
-        template.format(key_id=key["id"], digest="00" * 32),
+        template.format(
+            key_id=key["id"], digest="00" * 32, instance=key["id"]
+        ),
         headers={"Authorization": f"Bearer {world.token}"},
         **content,
     )

@@ -89,6 +89,7 @@ def test_secrets_are_revealed_in_few_places() -> None:
         "key_stores/software.py:seal",
         # not keys: the transport key, tokens
         "transport.py:unwrap",
+        "transport.py:sign",
         "transport.py:load",
         "db/tokens.py:add",
         "attestors/native.py:_once",
