@@ -27,7 +27,7 @@ from mh_core import manifest as manifests
 from mh_core.errors import InputError, MHError, VerificationError
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
-from mh_glance import encrypt, upload
+from mh_glance import encrypt, ova, upload
 from mh_glance.progress import Bar
 from mh_glance.properties import ImageProperties
 
@@ -41,6 +41,8 @@ class NewImage:
     :param file: path of the plain image.
     :param form: its format; by default its magic bytes decide.
     :param compat: hosts use the seed's bare-AK request.
+    :param kind: of the encrypted disk: qcow2, or luks for raw LUKS1.
+    :param ova: the disk is put into an OVA; only qcow2.
     """
 
     name: str
@@ -48,6 +50,8 @@ class NewImage:
     key: str
     form: str | None = None
     compat: bool = False
+    kind: str = "qcow2"
+    ova: bool = False
     visibility: str = "private"
     launch_policy: LaunchPolicy = field(default_factory=LaunchPolicy)
 
@@ -135,6 +139,10 @@ def file_digest(path: str) -> str:
         ) from exc
 
 
+def _key_url(key: Key, new: NewImage) -> str:
+    return key.compat_url if new.compat else key.url
+
+
 class Images:
     """
     :param api: makes the adapter of Glance, when it is first needed.
@@ -162,6 +170,8 @@ class Images:
         3. the manifest is signed, and registered at the key server;
         4. properties and ciphertext go to Glance, and are compared.
         """
+        if new.ova and new.kind != "qcow2":
+            raise InputError(EVENT + ".kind", "an OVA of ours holds a qcow2")
         # 1
         own = signing.load_or_create(
             self._config.signing_key_file, self._notice
@@ -171,30 +181,24 @@ class Images:
         api = self._api()
         with encrypt.work_dir(new.file) as folder:
             # 2
-            ciphertext = encrypt.encrypt(
-                new.file,
-                f"{folder}/image.qcow2",
-                self._kms.deliver(key.id),
-                form=new.form,
-                convert_progress=Bar(self._stream, "encrypt"),
-                hash_progress=Bar(self._stream, "hash"),
-            )
+            ciphertext = self._encrypt(new, key, folder)
             # 3
             manifest = Manifest(
                 image=str(uuid.uuid4()),
                 key_id=key.id,
-                format="qcow2+luks",
+                format=ciphertext.format,
                 size=ciphertext.size,
                 virtual_size=ciphertext.virtual_size,
                 sha256=ciphertext.sha256,
                 sha512=ciphertext.sha512,
                 launch_policy=new.launch_policy,
+                container=ciphertext.container,
             )
             token = manifest.sign(own)
             properties = ImageProperties(
                 key_id=key.id,
                 decrypt_size=manifest.virtual_size,
-                key_url=key.compat_url if new.compat else key.url,
+                key_url=_key_url(key, new),
                 manifest=token,
             )
             asked = properties.to_dict()
@@ -219,6 +223,39 @@ class Images:
                 self._forget(key.id, digest)
                 raise
         return TrustedImage(document, properties, manifest, digest)
+
+    def _encrypt(
+        self, new: NewImage, key: Key, folder: str
+    ) -> encrypt.Ciphertext:
+        hashing = Bar(self._stream, "hash")
+        if new.form == "luks":
+            if new.ova or new.kind != "luks":
+                raise InputError(
+                    EVENT + ".kind",
+                    "an image that is LUKS1 already is uploaded as it is: "
+                    "ask for --disk-format raw, and no OVA",
+                )
+            return encrypt.adopt(new.file, self._kms.deliver(key.id), hashing)
+        made = encrypt.encrypt(
+            new.file,
+            f"{folder}/image",
+            self._kms.deliver(key.id),
+            form=new.form,
+            kind=new.kind,
+            convert_progress=Bar(self._stream, "encrypt"),
+            hash_progress=hashing,
+        )
+        if made.note:
+            self._notice(made.note)
+        if not new.ova:
+            return made
+        return ova.wrap(
+            made,
+            f"{folder}/image.ova",
+            new.name,
+            _key_url(key, new),
+            Bar(self._stream, "wrap"),
+        )
 
     def _check_key(self, key: Key, own: jose.Jwk, new: NewImage) -> None:
         listed = key.policy.get("manifest_keys")

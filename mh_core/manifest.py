@@ -13,11 +13,11 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mh_core import jose
-from mh_core.encoding import canonical_json, parse_json
+from mh_core.encoding import canonical_json, parse_json, unb64u
 from mh_core.errors import InputError
 from mh_core.fields import Fields
 from mh_core.launch_policy import LaunchPolicy
@@ -26,7 +26,48 @@ EVENT = "core.manifest"
 TYP = "mh-manifest+jws"
 #: Longest manifest that fits an image property, characters.
 MAX_PROPERTY = 32 * 1024
+#: Pattern of the name of a file in an OVA.
+FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._\-]{0,98}"
 _MAX_MODULES = 100_000
+#: Format of the disk inside to the format of QEMU's driver.
+DRIVERS = {"qcow2+luks": "qcow2", "luks": "luks"}
+#: A disk inside a container starts and ends with a sector.
+SECTOR = 512
+
+
+@dataclass(frozen=True)
+class Container:
+    """An OVA: what is uploaded is a tar file with an envelope and the disk.
+
+    :param envelope: SHA-256 of the OVF envelope, hex.
+    :param disk: name of the disk's file in it.
+    :param offset: where the disk begins in the tar file, bytes.
+    :param size: of the disk, bytes of ciphertext.
+    :param sha256: of the disk, hex.
+    """
+
+    envelope: str
+    disk: str
+    offset: int
+    size: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": "ova", **asdict(self)}
+
+    @classmethod
+    def parse(cls, value: Any) -> "Container":
+        fields = Fields(value, EVENT + ".container")
+        fields.choice("format", ("ova",))
+        container = cls(
+            envelope=fields.hex("envelope", 32).hex(),
+            disk=fields.text("disk", pattern=FILE_NAME),
+            offset=fields.integer("offset", SECTOR, 1 << 50),
+            size=fields.integer("size", 1, 1 << 50),
+            sha256=fields.hex("sha256", 32).hex(),
+        )
+        fields.end()
+        return container
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,7 @@ class Manifest:
     :param sha256: of the ciphertext, hex.
     :param sha512: of the ciphertext, hex (Glance's ``os_hash_value``).
     :param modules: path inside the image to SHA-256 (hex).
+    :param container: where the file is an OVA; None: it is the disk itself.
     """
 
     image: str
@@ -51,8 +93,25 @@ class Manifest:
     sha512: str
     launch_policy: LaunchPolicy = field(default_factory=LaunchPolicy)
     modules: dict[str, str] = field(default_factory=dict)
+    container: Container | None = None
+
+    @property
+    def disk_size(self) -> int:
+        """Bytes of the disk, as a host keeps it."""
+        return self.container.size if self.container else self.size
+
+    @property
+    def disk_sha256(self) -> str:
+        """Hex, of the disk as a host keeps it."""
+        return self.container.sha256 if self.container else self.sha256
 
     def to_dict(self) -> dict[str, Any]:
+        document = self._document()
+        if self.container is not None:
+            document["container"] = self.container.to_dict()
+        return document
+
+    def _document(self) -> dict[str, Any]:
         return {
             "version": 1,
             "image": self.image,
@@ -81,15 +140,24 @@ class Manifest:
         manifest = cls(
             image=fields.uuid("image"),
             key_id=fields.uuid("key_id"),
-            format=fields.choice("format", ("qcow2+luks", "luks")),
+            format=fields.choice("format", tuple(DRIVERS)),
             size=fields.integer("size", 1, 1 << 50),
             virtual_size=fields.integer("virtual_size", 512, 1 << 50),
             sha256=fields.hex("sha256", 32).hex(),
             sha512=fields.hex("sha512", 64).hex(),
             launch_policy=LaunchPolicy.parse(fields.object("launch_policy")),
             modules=modules,
+            container=Container.parse(fields.object("container"))
+            if fields.has("container")
+            else None,
         )
         fields.end()
+        inside = manifest.container
+        if inside is not None and (
+            inside.offset % SECTOR
+            or inside.offset + inside.size > manifest.size
+        ):
+            raise InputError(EVENT, "the disk is not within its container")
         return manifest
 
     def sign(self, key: Mapping[str, Any]) -> str:
@@ -104,6 +172,20 @@ class Manifest:
         :raises VerificationError: ``core.jose.signature``."""
         payload, _kid = jose.verify(token, keys, TYP)
         return cls.parse(payload)
+
+
+def claimed_driver(token: str) -> str:
+    """QEMU's name of the format that a manifest claims: qcow2 or luks.
+
+    Nothing is verified here: for names in a domain, whose start waits for
+    :meth:`Manifest.verify` of the same token. What cannot be read is qcow2,
+    which every check that follows holds against the file.
+    """
+    try:
+        claims = parse_json(unb64u(token.split(".")[1]), 8 * 1024 * 1024)
+        return DRIVERS[claims["format"]]
+    except (InputError, LookupError, TypeError):
+        return "qcow2"
 
 
 def digest(token: str) -> str:

@@ -29,8 +29,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from mh_core.errors import InputError, MHError, Unavailable
-from mh_core.image import luks1, overlay, qcow2
+from mh_core.errors import (
+    InputError,
+    MHError,
+    Unavailable,
+    VerificationError,
+)
+from mh_core.image import disk, luks1, overlay
+from mh_core.manifest import Container
 from mh_core.secret import Secret
 from mh_glance.inspect import Source, inspect, tool_environment
 from mh_glance.progress import Progress, Silent
@@ -47,6 +53,9 @@ class Ciphertext:
     :param path: the only file written; it holds ciphertext.
     :param size: bytes.
     :param virtual_size: bytes the guest sees.
+    :param format: as in a manifest.
+    :param container: where the file is an OVA.
+    :param note: what the tenant should know, or empty.
     """
 
     path: str
@@ -55,6 +64,18 @@ class Ciphertext:
     sha256: str
     sha512: str
     luks_uuid: str
+    format: str = "qcow2+luks"
+    container: Container | None = None
+    note: str = ""
+
+    @property
+    def disk_format(self) -> str:
+        """The image service's word; it has none for LUKS."""
+        return "qcow2" if self.format == "qcow2+luks" else "raw"
+
+    @property
+    def container_format(self) -> str:
+        return "bare" if self.container is None else "ova"
 
 
 @contextmanager
@@ -90,19 +111,33 @@ def _follow(stream: IO[bytes], progress: Progress) -> None:
             progress.update(int(found[-1]), 100)
 
 
+#: A hole of raw LUKS would not decrypt to zeros, so none is left there.
+_TARGETS = {
+    "qcow2": (
+        "--target-is-zero",
+        "driver=qcow2,encrypt.format=luks,encrypt.key-secret=mh",
+    ),
+    "luks": ("driver=luks,key-secret=mh",),
+}
+
+
 def _convert(
-    source: int, form: Source, target: int, key: Secret, progress: Progress
+    source: int,
+    form: Source,
+    target: int,
+    kind: str,
+    key: Secret,
+    progress: Progress,
 ) -> None:
     secret = _memfd(luks1.passphrase(key.reveal()))
     argv = [
-        "qemu-img", "convert", "-p", "-n", "--target-is-zero",
+        "qemu-img", "convert", "-p", "-n",
         "--object", f"secret,id=mh,file=/dev/fd/{secret}",
         "--image-opts", "--target-image-opts",
-        f"driver={form.driver},file.driver=file,"
-        f"file.filename=/dev/fd/{source}",
-        "driver=qcow2,encrypt.format=luks,encrypt.key-secret=mh,"
-        f"file.driver=file,file.filename=/dev/fd/{target}",
+        form.options(source),
+        *_TARGETS[kind],
     ]  # fmt: skip
+    argv[-1] += f",file.driver=file,file.filename=/dev/fd/{target}"
     try:
         child = subprocess.Popen(
             argv,
@@ -165,6 +200,7 @@ def encrypt(
     key: Secret,
     *,
     form: str | None = None,
+    kind: str = "qcow2",
     luks_uuid: uuid.UUID | None = None,
     random: Callable[[int], bytes] = os.urandom,
     convert_progress: Progress | None = None,
@@ -174,21 +210,17 @@ def encrypt(
 
     1. the source is inspected, and stays open from here on;
     2. an empty encrypted image of the same virtual size is written;
-    3. qemu-img fills it; holes stay holes;
+    3. qemu-img fills it; holes stay holes, but for raw LUKS;
     4. the result is parsed as strictly as a host will, and hashed.
 
     :param target: a file that does not exist yet.
     :param key: 32 bytes.
     :param form: format of the source, see ``mh_glance.inspect.inspect``.
+    :param kind: of the result: qcow2, or luks for raw LUKS1.
     :raises InputError: ``client.image.*``, ``client.encrypt.file``.
     :raises MHError: ``client.encrypt.qemu-img``.
     """
-    try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise InputError(
-            EVENT + ".file", f"cannot read {path}: {exc.strerror}"
-        ) from exc
+    source = _open(path)
     try:
         # 1
         found = inspect(source, form)
@@ -198,16 +230,24 @@ def encrypt(
         try:
             # 2
             name = luks_uuid or uuid.uuid4()
-            overlay.write(
-                out, found.virtual_size, key.reveal(), name, random, None
-            )
+            size = found.virtual_size
+            if kind == "luks":
+                area, _ = luks1.build(
+                    luks1.passphrase(key.reveal()), name, random
+                )
+                os.write(out, area)
+                os.ftruncate(out, len(area) + size)
+            else:
+                overlay.write(out, size, key.reveal(), name, random, None)
             # 3
-            _convert(source, found, out, key, convert_progress or Silent())
+            _convert(
+                source, found, out, kind, key, convert_progress or Silent()
+            )
             # 4
-            header, luks = qcow2.inspect(out)
-            qcow2.check(header, backing=None, virtual_size=found.virtual_size)
-            size = os.fstat(out).st_size
-            sha256, sha512 = digests(out, size, hash_progress)
+            made = disk.check(out, kind, size)
+            return _described(
+                target, out, kind, made, hash_progress, found.note
+            )
         finally:
             os.close(out)
     except OSError as exc:
@@ -216,6 +256,59 @@ def encrypt(
         ) from exc
     finally:
         os.close(source)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise InputError(
+            EVENT + ".file", f"cannot read {path}: {exc.strerror}"
+        ) from exc
+
+
+def _described(
+    path: str,
+    fd: int,
+    kind: str,
+    made: disk.EncryptedDisk,
+    progress: Progress | None,
+    note: str = "",
+) -> Ciphertext:
+    size = os.fstat(fd).st_size
+    sha256, sha512 = digests(fd, size, progress)
     return Ciphertext(
-        target, size, found.virtual_size, sha256, sha512, str(luks.uuid)
+        path,
+        size,
+        made.virtual_size,
+        sha256,
+        sha512,
+        str(made.luks.uuid),
+        "luks" if kind == "luks" else "qcow2+luks",
+        note=note,
     )
+
+
+def adopt(
+    path: str, key: Secret, hash_progress: Progress | None = None
+) -> Ciphertext:
+    """A raw LUKS1 image that the tenant has encrypted by other means.
+
+    Its passphrase must be the key's 64 hex digits, as for images made here.
+
+    :raises InputError: ``client.encrypt.file``, ``client.encrypt.luks``.
+    """
+    fd = _open(path)
+    try:
+        found = disk.check(fd, "luks")
+        master = disk.unlock(fd, found, luks1.passphrase(key.reveal()))
+        disk.check_content(fd, found, master)
+        return _described(path, fd, "luks", found, hash_progress)
+    except (InputError, VerificationError) as exc:
+        if exc.event.startswith(EVENT):
+            raise
+        raise InputError(
+            EVENT + ".luks", f"not usable: {exc.message} ({exc.event})"
+        ) from None
+    finally:
+        os.close(fd)

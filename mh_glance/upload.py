@@ -135,8 +135,8 @@ def upload(
     document = {
         "id": image_id,
         "name": name,
-        "disk_format": "qcow2",
-        "container_format": "bare",
+        "disk_format": ciphertext.disk_format,
+        "container_format": ciphertext.container_format,
         "visibility": visibility,
         **properties,
     }

@@ -20,7 +20,7 @@ from mh_client.commands.base import ShowOne, columns
 from mh_client.hosts import digest
 from mh_client.images import NewImage, TrustedImage, file_digest
 from mh_core.launch_policy import LaunchPolicy
-from mh_glance.inspect import DRIVERS
+from mh_glance.inspect import DRIVERS, FORMS
 
 
 def _shown(image: TrustedImage) -> Any:
@@ -36,6 +36,8 @@ def _shown(image: TrustedImage) -> Any:
             "key_url": image.properties.key_url,
             "manifest_digest": image.digest,
             "manifest": "verified: signed by your key, and of this image",
+            "format": manifest.format,
+            "container": "ova" if manifest.container else "bare",
             "size": manifest.size,
             "virtual_size": manifest.virtual_size,
             "sha256": manifest.sha256,
@@ -60,12 +62,29 @@ class CreateImage(ShowOne):
             "--file",
             metavar="<file>",
             required=True,
-            help="Plain disk image: " + ", ".join(DRIVERS),
+            help="Plain disk image: " + ", ".join(DRIVERS) + ", or a plain "
+            "OVA with one disk",
         )
         parser.add_argument(
             "--file-format",
-            choices=tuple(DRIVERS),
-            help="Its format (default: what the file's first bytes say)",
+            choices=FORMS,
+            help="Its format (default: what its content says; luks: a raw "
+            "LUKS1 image whose passphrase is this key in hexadecimal, "
+            "uploaded as it is)",
+        )
+        parser.add_argument(
+            "--disk-format",
+            choices=("qcow2", "raw"),
+            default="qcow2",
+            help="Encrypted disk: qcow2 with LUKS inside (default), or raw "
+            "LUKS1, which hides the allocation but is never sparse",
+        )
+        parser.add_argument(
+            "--container-format",
+            choices=("bare", "ova"),
+            default="bare",
+            help="Upload the disk as it is (default), or in an OVA whose "
+            "envelope marks it as encrypted",
         )
         parser.add_argument(
             "--key", metavar="<key>", required=True, help="Key (id or name)"
@@ -122,6 +141,8 @@ class CreateImage(ShowOne):
             key=args.key,
             form=args.file_format,
             compat=args.compat,
+            kind="luks" if args.disk_format == "raw" else "qcow2",
+            ova=args.container_format == "ova",
             visibility=args.visibility,
             launch_policy=policy,
         )

@@ -85,9 +85,10 @@ def merge(material: bytes, size: int) -> bytes:
     return _xor(_fold(material[:last], size), material[last:])
 
 
-def _ivs(mode: str, key: bytes, count: int) -> list[bytes]:
-    """One 16-byte IV (tweak) for each of the sectors 0 to count - 1."""
-    plain = b"".join(struct.pack("<QQ", i, 0) for i in range(count))
+def _ivs(mode: str, key: bytes, first: int, count: int) -> list[bytes]:
+    """One 16-byte IV (tweak) for each of so many sectors from ``first``."""
+    numbers = range(first, first + count)
+    plain = b"".join(struct.pack("<QQ", i, 0) for i in numbers)
     if mode == CBC:
         salt = algorithms.AES(hashlib.sha256(key).digest())
         # ESSIV is by definition one block cipher call for each number.
@@ -100,10 +101,11 @@ def _sectors(
     mode: str,
     key: bytes,
     data: bytes,
+    first: int,
     one: Callable[[algorithms.AES, bytes, bytes], bytes],
 ) -> bytes:
     aes = algorithms.AES(key)
-    ivs = _ivs(mode, key, len(data) // SECTOR)
+    ivs = _ivs(mode, key, first, len(data) // SECTOR)
     return b"".join(
         one(aes, iv, data[i * SECTOR : (i + 1) * SECTOR])
         for i, iv in enumerate(ivs)
@@ -126,18 +128,23 @@ def encrypt(mode: str, key: bytes, data: bytes) -> bytes:
         mode,
         key,
         data,
+        0,
         lambda aes, iv, part: (
             Cipher(aes, _mode(mode, iv)).encryptor().update(part)
         ),
     )
 
 
-def decrypt(mode: str, key: bytes, data: bytes) -> bytes:
-    """The inverse of :func:`encrypt`; same shapes."""
+def decrypt(mode: str, key: bytes, data: bytes, first: int = 0) -> bytes:
+    """The inverse of :func:`encrypt`; same shapes.
+
+    :param first: number of the first sector.
+    """
     return _sectors(
         mode,
         key,
         data,
+        first,
         lambda aes, iv, part: (
             Cipher(aes, _mode(mode, iv)).decryptor().update(part)
         ),

@@ -85,12 +85,14 @@ class ExpectedDisk:
     :param path: of the overlay.
     :param secret: uuid of its libvirt secret.
     :param base: (path of the base, uuid of its secret), or None.
+    :param base_format: QEMU's name of the base's format, qcow2 or luks.
     """
 
     name: str
     path: str
     secret: str
     base: tuple[str, str] | None
+    base_format: str = "qcow2"
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,8 @@ def _encryption(secret: str) -> Any:
 
 
 _NO_STORE: Any = ("backingStore", [], "", [])
+#: With <encryption>, libvirt takes "raw" for QEMU's driver "luks".
+_LIBVIRT = {"qcow2": "qcow2", "luks": "raw"}
 
 
 def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
@@ -296,7 +300,7 @@ def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
             [("type", "file")],
             "",
             [
-                ("format", [("type", "qcow2")], "", []),
+                ("format", [("type", _LIBVIRT[disk.base_format])], "", []),
                 ("source", [("file", path)], "", [_encryption(secret)]),
                 _NO_STORE,
             ],

@@ -58,7 +58,7 @@ DISK = rules(
         EMPTY,
     ),
     ("devices/disk/backingStore", {"type": "file"}, EMPTY),
-    ("devices/disk/backingStore/format", {"type": "qcow2"}, EMPTY),
+    ("devices/disk/backingStore/format", {"type": "qcow2|raw"}, EMPTY),
     ("devices/disk/backingStore/source", {"file": r"/.{1,1023}"}, EMPTY),
     (
         "devices/disk/backingStore/source/encryption",

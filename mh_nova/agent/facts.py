@@ -15,12 +15,13 @@ import os
 from typing import Any
 
 from mh_core.errors import NotFound
+from mh_core.manifest import claimed_driver
 from mh_core.secret import Secret
 from mh_core.vm_report import VmClaims
 from mh_nova.agent.admit import ExpectedDisk
 from mh_nova.agent.attempt import Attempt, Opened
 from mh_nova.agent.hashing import hash_file
-from mh_nova.agent.overlay import secret_uuid
+from mh_nova.agent.overlay import BaseFile, secret_uuid
 from mh_nova.agent.paths import CONFIG_DRIVE, Root
 from mh_nova.agent.store import DiskRecord, InstanceRecord
 
@@ -30,9 +31,15 @@ _MAX_DRIVE = 256 * 1024 * 1024
 
 def base_path(
     root: Root, record: InstanceRecord, disk: DiskRecord
-) -> str | None:
-    """Computed, never read from a header; None for a disk without base."""
-    return root.base(record.image) if disk.base else None
+) -> BaseFile | None:
+    """Computed, never read from a header; None for a disk without base.
+
+    Its format is what the record's manifest says, which is verified, and
+    held against the file, before each start.
+    """
+    if not disk.base:
+        return None
+    return BaseFile(root.base(record.image), claimed_driver(record.manifest))
 
 
 def expected_disks(
@@ -41,22 +48,27 @@ def expected_disks(
     """The disks a domain of this instance may have."""
     out = []
     for disk in record.disks:
-        path = base_path(root, record, disk)
+        base = base_path(root, record, disk)
         out.append(
             ExpectedDisk(
                 disk.name,
                 root.disk(record.instance, disk.name),
                 secret_uuid(record.instance, disk.name, "overlay"),
                 None
-                if path is None
-                else (path, secret_uuid(record.instance, disk.name, "base")),
+                if base is None
+                else (
+                    base.path,
+                    secret_uuid(record.instance, disk.name, "base"),
+                ),
+                "qcow2" if base is None else base.driver,
             )
         )
     return tuple(out)
 
 
-def disk_answer(instance: str, disk: DiskRecord) -> dict[str, Any]:
+def disk_answer(record: InstanceRecord, disk: DiskRecord) -> dict[str, Any]:
     """What the hook is told of a disk: the secrets' names, never a key."""
+    instance = record.instance
     return {
         "name": disk.name,
         "overlay_secret": secret_uuid(instance, disk.name, "overlay"),
@@ -64,6 +76,7 @@ def disk_answer(instance: str, disk: DiskRecord) -> dict[str, Any]:
         if disk.base
         else "",
         "base": disk.base,
+        "base_format": claimed_driver(record.manifest) if disk.base else "",
     }
 
 

@@ -11,6 +11,8 @@
 # under the License.
 """prepare, make, disks: from an image to the disks of an instance."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +23,10 @@ from mh_nova.agent.facts import (
     disk_answer,
 )
 from mh_nova.agent.keys import key_request
-from mh_nova.agent.measure import Measured
+from mh_nova.agent.measure import Measured, verify_manifest
+from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.store import DiskRecord, InstanceRecord
+from mh_nova.agent.unpack import unpacked
 from mh_nova.agent.work import EVENT, Work
 
 
@@ -118,14 +122,39 @@ class Making(Work):
         ) as hashed:
             # not before: while a hash takes its time, what is kept is the JWE
             opened = self._keys.open(attempt)
-            measured = self._measure(attempt, opened, hashed)
-            self._p.bases.adopt(record.image, hashed)
+            with self._disk(attempt, opened, hashed) as base:
+                measured = self._measure(attempt, opened, base)
+                self._p.bases.adopt(record.image, base)
         self._p.bases.leave(record.image, record.instance)
         for disk in record.disks:
             self._make_disk(record, disk, opened, measured)
         attempt.record = replace(record, made=True)
         self._p.store.save_instance(attempt.record)
         attempt.stage = Stage.MADE
+
+    @contextmanager
+    def _disk(
+        self, attempt: Attempt, opened: Opened, hashed: HashedFile
+    ) -> Iterator[HashedFile]:
+        """What came, or the disk in it where that is an OVA.
+
+        :raises Denied: ``agent.measure.*``, ``agent.unpack.*``.
+        """
+        record = attempt.record
+        manifest = verify_manifest(
+            opened.payload, record.manifest, opened.request
+        )
+        if manifest.container is None or (hashed.size, hashed.sha256) == (
+            # the base of an earlier launch
+            manifest.disk_size,
+            manifest.disk_sha256,
+        ):
+            yield hashed
+            return
+        with unpacked(
+            self._p.root, record.image, manifest, attempt.url, hashed
+        ) as disk:
+            yield disk
 
     def _make_disk(
         self,
@@ -160,5 +189,5 @@ class Making(Work):
             base = base_path(self._p.root, record, disk)
             if self._p.overlays.inspect(instance, disk.name, base) is None:
                 continue
-            out.append(disk_answer(instance, disk))
+            out.append(disk_answer(record, disk))
         return out

@@ -19,11 +19,12 @@ Steps, with the id each refuses by:
    (``agent.measure.manifest-digest``);
 3. it is the manifest of this image, under this key
    (``agent.measure.image``);
-4. size and SHA-256 of the file, as the agent hashed it, are the manifest's
-   (``agent.measure.size``, ``agent.measure.digest``);
+4. size and SHA-256 of the disk's file, as the agent hashed it, are the
+   manifest's (``agent.measure.size``, ``agent.measure.digest``);
 5. its headers are of the allowed kind, its virtual size is the manifest's
-   (``agent.measure.header``), and the released key opens it
-   (``agent.measure.dek``);
+   (``agent.measure.header``), the released key opens it
+   (``agent.measure.dek``), and what is inside is a disk, not another image
+   file (``agent.measure.content``);
 6. every measurer asked for agrees (``agent.measure.measurer``).
 """
 
@@ -33,8 +34,8 @@ from dataclasses import dataclass
 
 from mh_core import manifest as manifest_module
 from mh_core.errors import Denied, InputError, MHError, VerificationError
-from mh_core.image import luks1, mapping, qcow2
-from mh_core.manifest import Manifest
+from mh_core.image import disk, luks1
+from mh_core.manifest import DRIVERS, Manifest
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
 from mh_nova.agent.measurers.base import HashedFile, Measurer
@@ -54,21 +55,10 @@ class Measured:
     verdicts: dict[str, str]
 
 
-def measure(
-    payload: ReleasePayload,
-    token: str,
-    request: KeyRequest,
-    image: HashedFile,
-    measurers: Mapping[str, Measurer],
-) -> Measured:
-    """
-    :param payload: from :func:`mh_nova.agent.release.open_release`.
-    :param token: the manifest's compact JWS, as nova gave it.
-    :param request: what the release answers.
-    :param image: the file, hashed by the agent.
-    :raises Denied: as in the module's list; every other error is a refusal
-        as well.
-    """
+def verify_manifest(
+    payload: ReleasePayload, token: str, request: KeyRequest
+) -> Manifest:
+    """Steps 1 to 3; parameters and errors as :func:`measure`."""
     # 1
     try:
         manifest = Manifest.verify(token, payload.manifest_keys)
@@ -96,14 +86,34 @@ def measure(
         raise Denied(
             EVENT + ".image", "the manifest is of another image or key"
         )
+    return manifest
+
+
+def measure(
+    payload: ReleasePayload,
+    token: str,
+    request: KeyRequest,
+    image: HashedFile,
+    measurers: Mapping[str, Measurer],
+) -> Measured:
+    """
+    :param payload: from :func:`mh_nova.agent.release.open_release`.
+    :param token: the manifest's compact JWS, as nova gave it.
+    :param request: what the release answers.
+    :param image: the file, hashed by the agent.
+    :raises Denied: as in the module's list; every other error is a refusal
+        as well.
+    """
+    # 1, 2, 3
+    manifest = verify_manifest(payload, token, request)
     # 4
-    if image.size != manifest.size:
+    if image.size != manifest.disk_size:
         raise Denied(
             EVENT + ".size",
             f"the image has {image.size} bytes, its manifest says "
-            f"{manifest.size}",
+            f"{manifest.disk_size}",
         )
-    if not hmac.compare_digest(image.sha256, manifest.sha256):
+    if not hmac.compare_digest(image.sha256, manifest.disk_sha256):
         raise Denied(
             EVENT + ".digest", "the image is not the one its owner signed"
         )
@@ -127,22 +137,25 @@ def _headers(
     manifest: Manifest, payload: ReleasePayload, image: HashedFile
 ) -> None:
     """Step 5, through the descriptor that was hashed."""
-    if manifest.format != "qcow2+luks":
-        raise Denied(
-            EVENT + ".header", f"format {manifest.format} cannot be started"
-        )
     try:
-        header, _luks = qcow2.inspect(image.fd)
-        qcow2.check(header, backing=None, virtual_size=manifest.virtual_size)
-        mapping.check(image.fd, header)
-        area = qcow2.read_luks(image.fd, header)
+        found = disk.check(
+            image.fd, DRIVERS[manifest.format], manifest.virtual_size
+        )
     except (InputError, VerificationError) as exc:
         raise Denied(
             EVENT + ".header", f"{exc.message} ({exc.event})"
         ) from exc
     try:
-        luks1.unlock(area, luks1.passphrase(payload.dek.reveal()))
+        master = disk.unlock(
+            image.fd, found, luks1.passphrase(payload.dek.reveal())
+        )
     except (InputError, VerificationError) as exc:
         raise Denied(
             EVENT + ".dek", f"the released key does not open it ({exc.event})"
         ) from None
+    try:
+        disk.check_content(image.fd, found, master)
+    except (InputError, VerificationError) as exc:
+        raise Denied(
+            EVENT + ".content", f"{exc.message} ({exc.event})"
+        ) from exc

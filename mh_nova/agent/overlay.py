@@ -57,6 +57,22 @@ def header_error(error: MHError) -> Denied:
 
 
 @dataclass(frozen=True)
+class BaseFile:
+    """The base a disk lies over.
+
+    :param path: absolute, computed.
+    :param driver: QEMU's name of its format, qcow2 or luks.
+    """
+
+    path: str
+    driver: str = "qcow2"
+
+    def link(self) -> tuple[str, str]:
+        """As the header of an overlay names it."""
+        return self.path, self.driver
+
+
+@dataclass(frozen=True)
 class Found:
     """What an overlay's headers say, after every check.
 
@@ -78,12 +94,11 @@ class Overlays:
         self._root = root
 
     def inspect(
-        self, instance: str, name: str, base: str | None
+        self, instance: str, name: str, base: BaseFile | None
     ) -> Found | None:
         """Check the headers of one disk; None if there is no such file.
 
-        :param base: path of the verified base, or None for a disk that has
-            none.
+        :param base: the verified base, or None for a disk that has none.
         :raises Denied: ``agent.header.*``, ``agent.path.link``.
         """
         try:
@@ -94,7 +109,7 @@ class Overlays:
             header, luks = qcow2.inspect(fd, MAX_ITERATIONS)
             qcow2.check(
                 header,
-                backing=None if base is None else (base, "qcow2"),
+                backing=None if base is None else base.link(),
                 max_virtual_size=self._conf.max_disk_size,
             )
             # QEMU reads compressed clusters without decrypting them
@@ -106,7 +121,7 @@ class Overlays:
         return Found(str(luks.uuid), header.virtual_size)
 
     def require(
-        self, instance: str, disk: DiskRecord, base: str | None
+        self, instance: str, disk: DiskRecord, base: BaseFile | None
     ) -> None:
         """The disk is there, and is the one in the record.
 
@@ -141,7 +156,11 @@ class Overlays:
             os.close(fd)
 
     def write(
-        self, instance: str, disk: DiskRecord, key: Secret, base: str | None
+        self,
+        instance: str,
+        disk: DiskRecord,
+        key: Secret,
+        base: BaseFile | None,
     ) -> None:
         """Make one disk, complete or not at all.
 
@@ -165,7 +184,7 @@ class Overlays:
                     key.reveal(),
                     uuid.UUID(disk.luks_uuid),
                     os.urandom,
-                    None if base is None else (base, "qcow2"),
+                    None if base is None else base.link(),
                 )
                 os.fchmod(fd, int(self._conf.disk_mode, 8))
                 self._give(fd)

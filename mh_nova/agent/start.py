@@ -94,8 +94,8 @@ class Starting(Work):
             # what was decided on this very payload about this very content
             # would be decided again
             if measured is None or (hashed.size, hashed.sha256) != (
-                measured.manifest.size,
-                measured.manifest.sha256,
+                measured.manifest.disk_size,
+                measured.manifest.disk_sha256,
             ):
                 measured = self._measure(attempt, opened, hashed)
         facts = Facts(

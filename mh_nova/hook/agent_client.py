@@ -75,12 +75,14 @@ class AgentDisk:
     :param overlay_secret: libvirt secret uuid of the overlay.
     :param base_secret: that of the base, or empty.
     :param base: the disk lies over the image's base.
+    :param base_format: QEMU's name of the base's format, or empty.
     """
 
     name: str
     overlay_secret: str
     base_secret: str
     base: bool
+    base_format: str = "qcow2"
 
     @classmethod
     def parse(cls, value: Any) -> "AgentDisk":
@@ -90,10 +92,14 @@ class AgentDisk:
         overlay = fields.uuid("overlay_secret")
         if base:
             base_secret = fields.uuid("base_secret")
+            base_format = fields.choice(
+                "base_format", ("qcow2", "luks"), "qcow2"
+            )
         else:
             base_secret = fields.text("base_secret", maximum=0)
+            base_format = fields.text("base_format", maximum=0, default="")
         fields.end()
-        return cls(name, overlay, base_secret, base)
+        return cls(name, overlay, base_secret, base, base_format)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,9 @@ class MHImage(imagebackend.Image):
                 if made.base:
                     path = launch.base_path(self._instance.image_ref)
                     base = (path, made.base_secret)
-                return xml.GuestDisk.over(disk, made.overlay_secret, base)
+                return xml.GuestDisk.over(
+                    disk, made.overlay_secret, base, made.base_format
+                )
         raise Denied(
             "hook.image.overlay",
             "the agent knows no disk of this name for the instance",

@@ -34,7 +34,7 @@ from oslo_log import log as logging
 from oslo_utils import fileutils
 
 from mh_core.errors import Denied, InputError
-from mh_nova.hook import download, properties
+from mh_nova.hook import download, inspection, properties
 from mh_nova.hook.agent_client import AgentClient, PrepareRequest
 
 CONF = nova.conf.CONF
@@ -193,7 +193,7 @@ class Launcher:
         try:
             download.fetch(context, image, part, trusted_certs)
             meta = images.IMAGE_API.get(context, image)
-            images.do_image_deep_inspection(meta, image, part)
+            inspection.inspect(properties.read(meta).form, image, part)
         except exception.ImageNotFound as exc:
             # never nova's fallback, which copies from another host
             raise Denied(

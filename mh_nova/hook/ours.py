@@ -21,6 +21,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
+from mh_core.image import luks1
 from mh_core.image.qcow2_header import CRYPT_LUKS
 from mh_nova.hook import properties
 from mh_nova.hook.agent_client import AgentClient
@@ -39,7 +40,7 @@ class Header(Enum):
 
 
 def header(path: str) -> Header:
-    """Is the file a qcow2 image encrypted with LUKS?
+    """Is the file a qcow2 image encrypted with LUKS, or raw LUKS?
 
     A first look, cheap enough for every start; not the strict parser, which
     the agent runs before each use.
@@ -51,6 +52,8 @@ def header(path: str) -> Header:
         return Header.ABSENT
     except OSError:
         return Header.UNREADABLE
+    if head.startswith(luks1.MAGIC):
+        return Header.ENCRYPTED
     if len(head) < _HEAD or head[:4] != b"QFI\xfb":
         return Header.PLAIN
     (method,) = struct.unpack(">I", head[32:36])

@@ -27,6 +27,13 @@ VERSION = "mh_version"
 #: Prefix of image properties in an instance's system_metadata.
 INHERITED = "image_"
 COMPAT_PATH = "/data-encryption-key/request/"
+#: (disk_format, container_format) to what the file must look like.
+FORMATS = {
+    ("qcow2", "bare"): "qcow2",
+    # the image service has no name for it
+    ("raw", "bare"): "luks",
+    ("qcow2", "ova"): "ova",
+}
 #: Boot without our disk: forbidden beside it.
 _DIRECT_BOOT = ("kernel_id", "ramdisk_id")
 
@@ -37,6 +44,7 @@ class ImageFacts:
     :param image: Glance id.
     :param virtual_size: bytes the guest sees.
     :param compat: ask for the key in the seed's bare-AK form.
+    :param form: what the file is to look like: qcow2, luks or ova.
     """
 
     image: str
@@ -45,6 +53,7 @@ class ImageFacts:
     manifest: str
     virtual_size: int
     compat: bool
+    form: str = "qcow2"
 
 
 def claimed(system_metadata: Mapping[str, str] | None) -> bool:
@@ -78,12 +87,12 @@ def read(image: Mapping[str, Any]) -> ImageFacts:
             "the image is not, or no longer, marked as a trusted image of "
             "version 1",
         )
-    if (image.get("disk_format"), image.get("container_format")) != (
-        "qcow2",
-        "bare",
-    ):
+    form = (image.get("disk_format"), image.get("container_format"))
+    if form not in FORMATS:
         raise Denied(
-            "hook.image.format", "a trusted image must be qcow2 and bare"
+            "hook.image.format",
+            "a trusted image must be qcow2 or raw and bare, or qcow2 in an "
+            "OVA",
         )
     wanted = (
         "os_encrypt_key_id",
@@ -123,6 +132,7 @@ def read(image: Mapping[str, Any]) -> ImageFacts:
         ),
         virtual_size=int(size),
         compat=COMPAT_PATH in path,
+        form=FORMATS[form],
     )
     fields.end()
     return facts

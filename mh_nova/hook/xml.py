@@ -17,6 +17,9 @@ from typing import Any
 from lxml import etree
 from nova.virt.libvirt import config as vconfig
 
+#: With <encryption>, libvirt takes "raw" for QEMU's driver "luks".
+_LIBVIRT = {"qcow2": "qcow2", "luks": "raw"}
+
 
 class GuestDisk(vconfig.LibvirtConfigGuestDisk):
     """nova's disk with ``<encryption>`` and an explicit backing chain.
@@ -27,10 +30,12 @@ class GuestDisk(vconfig.LibvirtConfigGuestDisk):
 
     :ivar overlay_secret: libvirt secret uuid of this disk's own key.
     :ivar base: (path, libvirt secret uuid) of the encrypted base, or None.
+    :ivar base_format: QEMU's name of the base's format, qcow2 or luks.
     """
 
     overlay_secret: str
     base: tuple[str, str] | None
+    base_format: str
 
     @classmethod
     def over(
@@ -38,12 +43,14 @@ class GuestDisk(vconfig.LibvirtConfigGuestDisk):
         disk: vconfig.LibvirtConfigGuestDisk,
         overlay_secret: str,
         base: tuple[str, str] | None,
+        base_format: str = "qcow2",
     ) -> "GuestDisk":
         """A copy of what nova's image backend filled in."""
         made = cls()
         made.__dict__.update(disk.__dict__)
         made.overlay_secret = overlay_secret
         made.base = base
+        made.base_format = base_format
         return made
 
     def format_dom(self) -> Any:
@@ -56,7 +63,9 @@ class GuestDisk(vconfig.LibvirtConfigGuestDisk):
         if self.base is not None:
             path, secret = self.base
             backing.set("type", "file")
-            etree.SubElement(backing, "format", type="qcow2")
+            etree.SubElement(
+                backing, "format", type=_LIBVIRT[self.base_format]
+            )
             below = etree.SubElement(backing, "source", file=path)
             below.append(_encryption(secret))
             # the base has no base

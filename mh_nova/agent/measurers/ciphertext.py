@@ -16,20 +16,19 @@ import os
 
 from mh_core.errors import Denied
 from mh_core.image.identify import HEAD_SIZE, kind
-from mh_core.manifest import Manifest
+from mh_core.manifest import DRIVERS, Manifest
 from mh_nova.agent.measurers.base import HashedFile, Measurer
 
 EVENT = "agent.measurer.ciphertext"
-_FORMATS = {"qcow2+luks": "qcow2", "luks": "luks"}
 
 
 class CiphertextMeasurer(Measurer):
     def measure(self, manifest: Manifest, image: HashedFile) -> str:
         """:raises Denied: ``agent.measurer.ciphertext.size|digest|format``."""
-        if os.fstat(image.fd).st_size != manifest.size:
+        if os.fstat(image.fd).st_size != manifest.disk_size:
             raise Denied(EVENT + ".size", "the size differs")
-        if not hmac.compare_digest(image.sha256, manifest.sha256):
+        if not hmac.compare_digest(image.sha256, manifest.disk_sha256):
             raise Denied(EVENT + ".digest", "the SHA-256 differs")
-        if kind(os.pread(image.fd, HEAD_SIZE, 0)) != _FORMATS[manifest.format]:
+        if kind(os.pread(image.fd, HEAD_SIZE, 0)) != DRIVERS[manifest.format]:
             raise Denied(EVENT + ".format", "the format differs")
         return "ok"

@@ -106,6 +106,7 @@ def test_the_whole_way(world: World) -> None:
             "overlay_secret": secret_uuid(world.instance, "disk", "overlay"),
             "base_secret": secret_uuid(world.instance, "disk", "base"),
             "base": True,
+            "base_format": "qcow2",
         }
     ]
     assert world.base.read_bytes() == world.tenant.data

@@ -92,7 +92,7 @@ def test_denied(changes: dict[str, Any], event: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("disk_format", "raw"),
+        ("disk_format", "vmdk"),
         ("disk_format", None),
         ("container_format", "docker"),
     ],
