@@ -6,7 +6,7 @@ RUN := $(CURDIR)/run
 BIN := $(RUN)/venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: demo demo-stop test unit functional e2e lint vectors bench-launch \
+.PHONY: demo demo-stop test unit functional e2e lint vectors bench-launch bench-disk \
         install clean genconfig events
 
 install:
@@ -36,6 +36,9 @@ lint: install
 
 vectors: install
 	@for make in tools/vectors/*.py; do $(BIN)/python $$make || exit 1; done
+
+bench-disk: install
+	@$(BIN)/python -m tests.bench.disk
 
 bench-launch: install
 	@$(BIN)/python -m tests.bench.launch

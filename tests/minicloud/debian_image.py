@@ -22,6 +22,7 @@ number of the boot on the first serial port.
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import fcntl
 import hashlib
@@ -266,15 +267,26 @@ def _initrd(
                 (modules / name).read_bytes(),
             )
         )
-    entries.append(("TRAILER!!!", 0, b""))
+    path.write_bytes(cpio(entries))
+
+
+def cpio(
+    entries: collections.abc.Sequence[tuple[str, int, bytes]],
+) -> bytes:
+    """An archive in the "newc" form that the kernel unpacks.
+
+    :param entries: name, mode with the kind of file, content.
+    """
     archive = b""
-    for number, (name, mode, data) in enumerate(entries, 1):
+    for number, (name, mode, data) in enumerate(
+        [*entries, ("TRAILER!!!", 0, b"")], 1
+    ):
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0)
         header = "070701" + "".join(f"{field:08x}" for field in fields)
         header += f"{len(name) + 1:08x}{0:08x}"
         archive += _padded(header.encode() + name.encode() + b"\0")
         archive += _padded(data)
-    path.write_bytes(archive)
+    return archive
 
 
 def _padded(data: bytes) -> bytes:

@@ -183,6 +183,9 @@ class Node:
     def runs(self, name: str) -> bool:
         return self._processes.alive(f"{self.name}-{name}")
 
+    def pid(self, name: str) -> int:
+        return self._processes.pid(f"{self.name}-{name}")
+
     def log(self, name: str) -> pathlib.Path:
         return self._processes.log(f"{self.name}-{name}")
 

@@ -345,8 +345,11 @@ class TrustedCloud:
 
     # -- hosts
 
-    def make_agent(self, node: Node) -> None:
-        """Write one node's agent configuration."""
+    def make_agent(self, node: Node, tcti: str = "") -> None:
+        """Write one node's agent configuration.
+
+        :param tcti: how to reach its TPM, where not directly.
+        """
         etc = node.folder / "etc/mystery-hill"
         server = self.leaf(node.name)
         shutil.copy(self.ca, etc / "ca.pem")
@@ -358,7 +361,7 @@ class TrustedCloud:
                 ATTEST=ATTEST_ORIGIN,
                 host=node.name,
                 instances=self.cloud.where.instances,
-                tcti=node.tpm.tcti,
+                tcti=tcti or node.tpm.tcti,
                 origins=",".join(self.origins),
                 address=node.address,
                 port=LISTENER_PORT,
