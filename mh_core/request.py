@@ -31,6 +31,7 @@ PURPOSES = (
     "resize",
     "flatten",
     "rescue",
+    "stream",
 )
 ORIGIN_PATTERN = r"https?://[A-Za-z0-9.\-\[\]:]{1,240}"
 #: Pattern of a disk's name.

@@ -16,6 +16,8 @@ from typing import Any
 
 from oslo_config import cfg
 
+from mh_nova.agent.stream_conf import STREAM_OPTS, stream
+
 #: Directories of libvirt's below its domain directory that hold more than
 #: the state of running guests.
 KEPT = ("save", "snapshot", "checkpoint", "nvram", "dump", "ram", "channel")
@@ -267,8 +269,14 @@ def register_opts(conf: Any) -> None:
     conf.register_opts(AGENT_OPTS, group=agent)
     conf.register_group(listener)
     conf.register_opts(LISTENER_OPTS, group=listener)
+    conf.register_group(stream)
+    conf.register_opts(STREAM_OPTS, group=stream)
 
 
 def list_opts() -> list[tuple[Any, list[Any]]]:
     """For oslo-config-generator."""
-    return [(agent, AGENT_OPTS), (listener, LISTENER_OPTS)]
+    return [
+        (agent, AGENT_OPTS),
+        (listener, LISTENER_OPTS),
+        (stream, STREAM_OPTS),
+    ]

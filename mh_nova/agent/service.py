@@ -19,6 +19,7 @@ from typing import Any
 from stevedore import named
 
 from mh_core.errors import InputError
+from mh_nova.agent import stream_server
 from mh_nova.agent.bases import Bases
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.interfaces import Prover
@@ -103,22 +104,22 @@ class Service:
         self._secrets = Secrets(self._libvirt, conf.agent.secret_lease)
         self._reporter = Reporter(conf, prover, self.journal)
         guard = Guard(conf, prover)
-        self.launcher = Launcher(
-            Parts(
-                conf=conf,
-                root=root,
-                prover=prover,
-                kms=KmsClient(conf, prover, self.pending),
-                store=store,
-                bases=Bases(root, store),
-                overlays=Overlays(conf, root),
-                secrets=self._secrets,
-                journal=self.journal,
-                guard=guard,
-                reporter=self._reporter,
-                measurers=load_measurers(conf.agent.measurers),
-            )
+        parts = Parts(
+            conf=conf,
+            root=root,
+            prover=prover,
+            kms=KmsClient(conf, prover, self.pending),
+            store=store,
+            bases=Bases(root, store),
+            overlays=Overlays(conf, root),
+            secrets=self._secrets,
+            journal=self.journal,
+            guard=guard,
+            reporter=self._reporter,
+            measurers=load_measurers(conf.agent.measurers),
         )
+        self.launcher = Launcher(parts)
+        self._streams = stream_server.build(parts)
         context = Context(
             self.launcher, guard, Ours(root, store, self._libvirt)
         )
@@ -135,12 +136,16 @@ class Service:
         self._secrets.start()
         self._reporter.start()
         self.launcher.start_threads()
+        if self._streams is not None:
+            self._streams.start()
         self.journal.write("agent.started", "", durable=False, pid=os.getpid())
         self._server.serve()
 
     def stop(self) -> None:
         """Stop serving; no secret stays in libvirt."""
         self._server.stop()
+        if self._streams is not None:
+            self._streams.stop()
         self.launcher.stop()
         self._reporter.stop()
         self._secrets.stop()

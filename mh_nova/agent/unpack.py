@@ -33,6 +33,7 @@ import hmac
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from mh_core.errors import Denied, InputError, MHError
 from mh_core.image import ova
@@ -147,6 +148,27 @@ def _copy(source: int, offset: int, size: int, target: int) -> None:
         done += count
 
 
+def extract(container: Container, source: int, target: int) -> HashedFile:
+    """The disk, copied to an empty file; as :func:`check` found it.
+
+    :param target: open for reading and writing; stays the caller's.
+    :raises Denied: ``agent.unpack.disk|disk-digest``.
+    """
+    try:
+        _copy(source, container.offset, container.size, target)
+    except OSError as exc:
+        raise Denied(EVENT + ".disk", "the disk cannot be taken out") from exc
+    return _compared(container, hash_file(target))
+
+
+def _compared(container: Container, disk: HashedFile) -> HashedFile:
+    if disk.size != container.size or not hmac.compare_digest(
+        disk.sha256, container.sha256
+    ):
+        raise Denied(EVENT + ".disk-digest", "the disk is not the manifest's")
+    return disk
+
+
 @contextmanager
 def unpacked(
     root: Root,
@@ -168,35 +190,24 @@ def unpacked(
         _remove(directory, temporary)
         fd = open_at(directory, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            _copy(hashed.fd, container.offset, container.size, fd)
-            # through a descriptor that cannot write, so that it can be leased
-            read_only = os.open(
-                f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC
+            disk = extract(container, hashed.fd, fd)
+            # one that cannot write, so that it can be leased
+            disk = replace(
+                disk,
+                fd=os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC),
             )
-        except OSError as exc:
-            _remove(directory, temporary)
-            raise Denied(
-                EVENT + ".disk", "the disk cannot be taken out"
-            ) from exc
         except MHError:
             _remove(directory, temporary)
             raise
         finally:
             os.close(fd)
         try:
-            disk = hash_file(read_only)
-            if disk.size != container.size or not hmac.compare_digest(
-                disk.sha256, container.sha256
-            ):
-                raise Denied(
-                    EVENT + ".disk-digest", "the disk is not the manifest's"
-                )
             os.rename(
                 temporary, name, src_dir_fd=directory, dst_dir_fd=directory
             )
             yield disk
         finally:
-            os.close(read_only)
+            os.close(disk.fd)
             _remove(directory, temporary)
 
 

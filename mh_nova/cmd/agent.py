@@ -36,6 +36,7 @@ from mh_nova.agent.prover import Prover
 from mh_nova.agent.service import Service, host_id
 from mh_nova.agent.store import Store
 from mh_nova.agent.tpm import Tpm
+from mh_nova.cmd import stream
 
 LOG = logging.getLogger(__name__)
 _PR_SET_DUMPABLE = 4
@@ -81,11 +82,14 @@ def _listener(
 
 def main(argv: list[str] | None = None) -> int:
     """Console script; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["stream"]:
+        return stream.main(words[1:])
     conf = cfg.ConfigOpts()
     log.register_options(conf)
     agent_conf.register_opts(conf)
     conf(
-        sys.argv[1:] if argv is None else argv,
+        words,
         project="mh-agent",
         prog="mh-agent",
     )
