@@ -22,12 +22,13 @@ import threading
 from mh_nova.agent.make import Making
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.start import Starting
+from mh_nova.agent.suspend import Suspending
 from mh_nova.agent.work import EVENT
 
 _SWEEP = 5.0
 
 
-class Launcher(Making, Starting):
+class Launcher(Making, Starting, Suspending):
     """All launches of this host."""
 
     def __init__(self, parts: Parts) -> None:

@@ -58,6 +58,21 @@ class Ours:
             return "domain"
         return ""
 
+    def source(self, instance: str) -> dict[str, str]:
+        """What its root disk lies over, by the agent's record; empty values
+        where there is none, or no such disk."""
+        try:
+            record = self._store.instance(instance)
+        except (NotFound, InputError):
+            record = None
+        if record is None or not any(disk.base for disk in record.disks):
+            return {"image": "", "key_id": "", "key_url": ""}
+        return {
+            "image": record.image,
+            "key_id": record.key_id,
+            "key_url": record.key_url,
+        }
+
     def _encrypted(self, instance: str, name: str) -> bool:
         try:
             fd = self._root.open(instance, name)

@@ -25,7 +25,7 @@ from mh_nova.agent.measurers.base import Measurer
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.paths import Root
 from mh_nova.agent.report import Reporter
-from mh_nova.agent.secrets import Keeper
+from mh_nova.agent.secrets import Keeper, Libvirt
 from mh_nova.agent.store import Store
 
 
@@ -46,3 +46,5 @@ class Parts:
     reporter: Reporter
     measurers: Mapping[str, Measurer]
     clock: Callable[[], float] = time.time
+    #: None: nothing that needs a running guest is possible.
+    libvirt: Libvirt | None = None

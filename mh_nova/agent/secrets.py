@@ -82,6 +82,24 @@ class Libvirt:
                 "agent.libvirt", "libvirt does not answer"
             ) from exc
 
+    def saved_xml(self, instance: str) -> str | None:
+        """XML in an instance's saved memory; None if there is no such
+        domain, or none saved of it.
+
+        :raises Unavailable: ``agent.libvirt``.
+        """
+        try:
+            domain = self.connection().lookupByUUIDString(instance)
+            if not domain.hasManagedSaveImage(0):
+                return None
+            return str(domain.managedSaveGetXMLDesc(0))
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise Unavailable(
+                "agent.libvirt", "libvirt does not answer"
+            ) from exc
+
 
 class Keeper(Protocol):
     """What :class:`mh_nova.agent.launch.Launcher` needs of this module."""

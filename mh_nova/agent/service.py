@@ -117,6 +117,7 @@ class Service:
             guard=guard,
             reporter=self._reporter,
             measurers=load_measurers(conf.agent.measurers),
+            libvirt=self._libvirt,
         )
         self.launcher = Launcher(parts)
         self._streams = stream_server.build(parts)

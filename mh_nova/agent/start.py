@@ -26,6 +26,7 @@ from mh_nova.agent.facts import (
 )
 from mh_nova.agent.keys import key_request
 from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG
+from mh_nova.agent.saved import saved_domain
 from mh_nova.agent.work import EVENT, Work
 
 LOG = logging.getLogger(__name__)
@@ -114,10 +115,16 @@ class Starting(Work):
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
         )
-        verdict = admit(xml, facts)
-        for event in verdict.events[1:]:
-            LOG.warning("%s %s %s", event.id, record.instance, event.detail)
-        verdict.require()
+        self._admit(xml, facts)
+        if self._p.libvirt is not None:
+            saved = saved_domain(
+                self._p.libvirt,
+                self._p.guard.save_dir,
+                record.instance,
+                xml,
+            )
+            if saved is not None:
+                self._admit(saved, facts)
         attempt.domain_digest = admit_module.domain_digest(xml)
         audit = self._p.journal.write(
             admit_module.PASSED,
@@ -130,6 +137,13 @@ class Starting(Work):
         self._p.secrets.define(record.instance, secret_keys(record, opened))
         attempt.stage = Stage.STARTING
         return GRANTED, f"{audit}; key server: {opened.payload.audit}"
+
+    @staticmethod
+    def _admit(xml: str, facts: Facts) -> None:
+        verdict = admit(xml, facts)
+        for event in verdict.events[1:]:
+            LOG.warning("%s %s %s", event.id, facts.instance, event.detail)
+        verdict.require()
 
     def started(self, instance: str, ok: bool) -> None:
         """Secrets go; where the guest runs, its report is made."""

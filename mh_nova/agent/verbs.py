@@ -139,7 +139,14 @@ def ours(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
     why = context.ours.why(instance)
-    return {"ours": bool(why), "why": why}
+    return {"ours": bool(why), "why": why, **context.ours.source(instance)}
+
+
+def suspend(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.suspend(instance)
+    return {}
 
 
 def forget(context: Context, fields: Fields) -> dict[str, Any]:
@@ -157,6 +164,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "start": start,
     "started": started,
     "ours": ours,
+    "suspend": suspend,
     "forget": forget,
 }
 

@@ -103,6 +103,20 @@ class AgentDisk:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the agent knows of an instance.
+
+    :param image: Glance id its root disk lies over; empty: the agent does
+        not know, or there is no such image any more.
+    """
+
+    ours: bool
+    image: str
+    key_id: str
+    key_url: str
+
+
+@dataclass(frozen=True)
 class PrepareRequest:
     """What ``prepare`` hands over: the cloud's claims about a launch.
 
@@ -210,10 +224,18 @@ class AgentClient:
 
     def ours(self, instance: str) -> bool:
         """Asked about plain instances as well, hence quickly given up."""
+        return self.known(instance).ours
+
+    def known(self, instance: str) -> Known:
+        """What the agent launched it from; asked as :meth:`ours`."""
         fields = self._ask(
             "ours", {"instance": instance}, min(self._timeout, _OURS)
         )
-        return self._read(fields, _ours)
+        return self._read(fields, _known)
+
+    def suspend(self, instance: str) -> None:
+        """:raises Denied: its memory would be written in the clear."""
+        self._empty("suspend", {"instance": instance})
 
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})
@@ -310,6 +332,10 @@ def _admitted(fields: Fields) -> str:
     return fields.text("event", pattern=_EVENT, maximum=128)
 
 
-def _ours(fields: Fields) -> bool:
+def _known(fields: Fields) -> Known:
     fields.text("why", maximum=1024)
-    return fields.boolean("ours")
+    ours = fields.boolean("ours")
+    image = fields.text("image", maximum=36)
+    key_id = fields.text("key_id", maximum=36)
+    key_url = fields.text("key_url", maximum=2048)
+    return Known(ours, image, key_id, key_url)

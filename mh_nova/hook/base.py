@@ -52,6 +52,20 @@ class TrustedDriver(abc.ABC):
         """Would the operation leak?  Doubt is a yes."""
 
     @abc.abstractmethod
+    def _mh_suspend(self, instance: Any) -> None:
+        """May the guest's memory be written to this host's disk?
+
+        :raises MHError: no: it would be in the clear.
+        """
+
+    @abc.abstractmethod
+    def _mh_rebuild(self, instance: Any) -> None:
+        """
+        :raises MHError: what the image is said to be now is not what this
+            instance was launched from.
+        """
+
+    @abc.abstractmethod
     def _mh_require(self) -> None:
         """
         :raises Denied: this host may not start protected instances now; the

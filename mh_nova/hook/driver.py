@@ -330,6 +330,12 @@ class TrustedLibvirtDriver(Operations):
     def _mh_protected(self, instance: Any) -> bool:
         return self._mh_ours.protected(instance)
 
+    def _mh_suspend(self, instance: Any) -> None:
+        self._mh_client.suspend(instance.uuid)
+
+    def _mh_rebuild(self, instance: Any) -> None:
+        self._mh_ours.rebuild(instance)
+
     def _mh_require(self) -> None:
         self._mh_guard.require()
 

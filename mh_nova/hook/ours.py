@@ -17,6 +17,7 @@ import struct
 from enum import Enum
 from typing import Any
 
+from nova.compute import task_states
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
@@ -24,10 +25,14 @@ from mh_core.errors import Denied, MHError
 from mh_core.image import luks1
 from mh_core.image.qcow2_header import CRYPT_LUKS
 from mh_nova.hook import properties
-from mh_nova.hook.agent_client import AgentClient
+from mh_nova.hook.agent_client import AgentClient, Known
 
 LOG = logging.getLogger(__name__)
 _HEAD = 36
+#: Longest value of nova's system_metadata, characters.
+_NOVA_CUTS = 255
+#: A record the agent may have is then of the instance's life before.
+_LAUNCHING = (task_states.SPAWNING, task_states.REBUILD_SPAWNING)
 
 
 class Header(Enum):
@@ -65,6 +70,14 @@ def root_disk(instance: Any) -> str:
     return os.path.join(libvirt_utils.get_instance_path(instance), "disk")
 
 
+def _turned(what: str) -> Denied:
+    return Denied(
+        "hook.ours.turned",
+        f"its metadata was changed: its image {what}; the instance can be "
+        "stopped and deleted only",
+    )
+
+
 class Ours:
     """The decision, for one instance at a time."""
 
@@ -79,15 +92,19 @@ class Ours:
         """May the instance's operation take the trusted path (True) or
         stock nova's (False)?
 
-        1. metadata says ours: ours, whatever the host knows;
+        1. metadata says ours: ours, whatever the host knows; but where it
+           names another image, key or key server than the agent launched
+           it from, refused: somebody turned it;
         2. the disk's own header, or the agent, says ours while metadata
            does not: refused, because somebody took the protection away;
         3. neither: stock nova's.
 
-        :raises Denied: ``hook.ours.disagree``.
+        :raises Denied: ``hook.ours.disagree``, ``hook.ours.turned``.
         :raises MHError: the agent is needed to tell, and does not.
         """
         if self.claimed(instance):
+            if instance.task_state not in _LAUNCHING:
+                self._same(instance, self._client.known(instance.uuid))
             return True
         if self._by_host(instance):
             raise Denied(
@@ -96,6 +113,41 @@ class Ours:
                 "not mark as one; it can be stopped and deleted only",
             )
         return False
+
+    def rebuild(self, instance: Any) -> None:
+        """Before a rebuild destroys the disk: nova's API has taken over the
+        new image's properties by now, and for the same image they must be
+        what they were.
+
+        :raises Denied: ``hook.ours.turned``.
+        :raises MHError: the agent is needed to tell, and does not.
+        """
+        if not self.protected(instance):
+            return
+        known = self._client.known(instance.uuid)
+        if known.image != instance.image_ref:
+            # another image: a launch like any other
+            return
+        if not self.claimed(instance):
+            raise _turned("is no longer marked as encrypted")
+        self._same(instance, known)
+
+    @staticmethod
+    def _same(instance: Any, known: Known) -> None:
+        if not known.image:
+            return
+        said = instance.system_metadata or {}
+
+        def value(name: str) -> str:
+            return str(said.get(properties.INHERITED + name, ""))
+
+        if instance.image_ref != known.image:
+            raise _turned("is another one")
+        if value("os_encrypt_key_id") != known.key_id:
+            raise _turned("has another key")
+        # nova cuts values
+        if value("mh_key_url") != known.key_url[:_NOVA_CUTS]:
+            raise _turned("has another key server")
 
     def protected(self, instance: Any) -> bool:
         """Is there any sign that it is ours? For refusals and clean-up,

@@ -17,9 +17,11 @@ the state it was in.
 """
 
 from mh_nova.hook.operations.attach import Attach
+from mh_nova.hook.operations.console import Console
 from mh_nova.hook.operations.image_cache import ImageCache
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
+from mh_nova.hook.operations.rebuild import Rebuild
 from mh_nova.hook.operations.rescue import Rescue
 from mh_nova.hook.operations.snapshot import Snapshot
 from mh_nova.hook.operations.suspend import Suspend
@@ -28,6 +30,8 @@ from mh_nova.hook.operations.suspend import Suspend
 class Operations(
     ImageCache,
     Suspend,
+    Console,
+    Rebuild,
     Snapshot,
     Rescue,
     Migrate,

@@ -9,26 +9,97 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""A guest whose memory would lie on a disk."""
+"""A guest whose memory goes to a disk, and comes back."""
 
+import threading
 from typing import Any
 
+from nova import exception
 from nova.virt.libvirt.driver import LibvirtDriver
 
-from mh_core.errors import Denied
+from mh_core.errors import MHError
 from mh_nova.hook import faults
 from mh_nova.hook.base import TrustedDriver
 
 
 class Suspend(LibvirtDriver, TrustedDriver):
-    """Refused for protected instances."""
+    """Where the agent says that the memory is written encrypted.
+
+    A resume passes the gate of every start. Where it is refused, the saved
+    memory stays and the instance is suspended as before: nova's own clean-up
+    after a start that failed would remove it.
+    """
+
+    def __init__(self, virtapi: Any, read_only: bool = False) -> None:
+        super().__init__(virtapi, read_only)
+        self._mh_resuming: set[str] = set()
+        self._mh_resuming_lock = threading.Lock()
 
     def suspend(self, context: Any, instance: Any) -> None:
-        if self._mh_protected(instance):
-            raise faults.rollback(
-                Denied(
-                    "hook.refused.suspend",
-                    "its memory would be saved in the clear",
-                )
-            )
+        try:
+            if self._mh_decide(instance):
+                self._mh_suspend(instance)
+        except MHError as error:
+            raise faults.rollback(error) from error
         super().suspend(context, instance)
+
+    def resume(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        share_info: Any = None,
+    ) -> None:
+        with self._mh_resuming_lock:
+            self._mh_resuming.add(instance.uuid)
+        try:
+            super().resume(
+                context,
+                instance,
+                network_info,
+                block_device_info,
+                share_info,
+            )
+        except exception.NovaException as exc:
+            if isinstance(exc.__cause__, MHError):
+                # refused at the gate: nothing has changed
+                raise exception.InstanceFaultRollback(
+                    inner_exception=exc
+                ) from exc
+            raise
+        finally:
+            with self._mh_resuming_lock:
+                self._mh_resuming.discard(instance.uuid)
+
+    def _cleanup(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_vifs: bool = True,
+        cleanup_instance_dir: bool = False,
+        cleanup_instance_disks: bool = False,
+        destroy_secrets: bool = True,
+    ) -> None:
+        """Not after a resume that failed: the domain, and with it the saved
+        memory, would go."""
+        with self._mh_resuming_lock:
+            resuming = instance.uuid in self._mh_resuming
+        if (
+            resuming
+            and not cleanup_instance_disks
+            and self._mh_protected(instance)
+        ):
+            return
+        super()._cleanup(
+            context,
+            instance,
+            network_info,
+            block_device_info=block_device_info,
+            destroy_vifs=destroy_vifs,
+            cleanup_instance_dir=cleanup_instance_dir,
+            cleanup_instance_disks=cleanup_instance_disks,
+            destroy_secrets=destroy_secrets,
+        )

@@ -31,6 +31,7 @@ from tests.functional.mh_nova.hook.conftest import (
 from tests.unit.mh_nova.hook.fake_agent import (
     INSTANCE,
     FakeAgent,
+    no,
 )
 
 CONF = nova.conf.CONF
@@ -64,14 +65,15 @@ class Manager:
 
 @pytest.mark.parametrize("state", ["active", "stopped"])
 def test_suspend_and_migration_leave_the_state(
-    driver: Any, stock: Stock, state: str
+    driver: Any, agent: FakeAgent, stock: Stock, state: str
 ) -> None:
     stock.replace("suspend", "migrate_disk_and_power_off")
     one = make_instance(vm_state=state)
     nova = Manager()
+    agent.answers["suspend"] = no("agent.suspend.clear")
     error = nova.run(one, lambda: driver.suspend(None, one))
     assert nova.state == state
-    assert message(error).endswith("[hook.refused.suspend]")
+    assert message(error).endswith("[agent.suspend.clear]")
     error = nova.run(
         one,
         lambda: driver.migrate_disk_and_power_off(None, one, "d", None, None),
@@ -217,7 +219,7 @@ def test_shelve_and_rescue_do_not_stop_the_guest(
 
 @pytest.mark.parametrize(
     "task",
-    [None, task_states.POWERING_OFF, task_states.REBUILDING, "deleting"],
+    [None, task_states.POWERING_OFF, "deleting"],
 )
 def test_stopping_is_always_possible(
     driver: Any, agent: FakeAgent, stock: Stock, task: str | None

@@ -47,6 +47,20 @@ DISKS = {
 }
 
 
+def known(
+    ours: bool, why: str = "", image: str = "", key: str = "", url: str = ""
+) -> dict[str, Any]:
+    """An answer to ``ours``."""
+    return {
+        "ok": True,
+        "ours": ours,
+        "why": why,
+        "image": image,
+        "key_id": key,
+        "key_url": url,
+    }
+
+
 def no(event: str, message: str = "because") -> dict[str, Any]:
     return {"ok": False, "error": {"event": event, "message": message}}
 
@@ -68,7 +82,8 @@ class FakeAgent:
             "disks": DISKS,
             "start": {"ok": True, "event": "agent.admit.ok", "detail": ""},
             "started": {"ok": True},
-            "ours": {"ok": True, "ours": False, "why": ""},
+            "ours": known(False, ""),
+            "suspend": {"ok": True},
             "forget": {"ok": True},
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -26,6 +26,7 @@ from mh_nova.hook.agent_client import (
     AgentClient,
     AgentDisk,
     Finding,
+    Known,
     PrepareRequest,
 )
 from tests.unit.mh_nova.hook.fake_agent import (
@@ -34,6 +35,7 @@ from tests.unit.mh_nova.hook.fake_agent import (
     OVERLAY,
     TRUSTED,
     FakeAgent,
+    known,
     no,
 )
 
@@ -67,7 +69,8 @@ def test_each_verb_sends_what_the_protocol_says(agent: FakeAgent) -> None:
     client.disks(INSTANCE)
     assert client.start(INSTANCE, "<domain/>", "launch") == "agent.admit.ok"
     client.started(INSTANCE, True)
-    assert client.ours(INSTANCE) is False
+    assert client.known(INSTANCE) == Known(False, "", "", "")
+    client.suspend(INSTANCE)
     client.forget(INSTANCE)
     one = {"instance": INSTANCE}
     assert agent.seen == [
@@ -94,6 +97,7 @@ def test_each_verb_sends_what_the_protocol_says(agent: FakeAgent) -> None:
         {"verb": "start", "xml": "<domain/>", "purpose": "launch", **one},
         {"verb": "started", "ok": True, **one},
         {"verb": "ours", **one},
+        {"verb": "suspend", **one},
         {"verb": "forget", **one},
     ]
 
@@ -273,7 +277,7 @@ def test_any_bytes(agent: FakeAgent, data: bytes) -> None:
     deadline=None,
 )
 def test_any_document_is_no_yes(agent: FakeAgent, value: Any) -> None:
-    document = {"ok": True, "ours": value, "why": ""}
+    document = {**known(False), "ours": value}
     if isinstance(value, bool):
         document["extra"] = 1
     agent.answers["ours"] = frame(json.dumps(document).encode())

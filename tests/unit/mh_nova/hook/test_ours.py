@@ -21,12 +21,21 @@ from nova.virt.libvirt import utils as libvirt_utils
 from mh_core.errors import Denied, MHError
 from mh_nova.hook import ours
 from mh_nova.hook.ours import Header, Ours
-from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
+from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, known, no
 
 LUKS = b"QFI\xfb" + struct.pack(">I", 3) + bytes(24) + struct.pack(">I", 2)
 PLAIN = b"QFI\xfb" + struct.pack(">I", 3) + bytes(24) + struct.pack(">I", 0)
 CLAIM = {"image_mh_version": "1"}
-YES = {"ok": True, "ours": True, "why": "record"}
+YES = known(True, "record")
+IMAGE = "33333333-3333-4333-8333-333333333333"
+KEY = "44444444-4444-4444-8444-444444444444"
+URL = f"https://kms.example/v1/keys/{KEY}"
+RECORD = known(True, "record", IMAGE, KEY, URL)
+TRUE = {
+    **CLAIM,
+    "image_os_encrypt_key_id": KEY,
+    "image_mh_key_url": URL,
+}
 
 
 @pytest.fixture
@@ -38,7 +47,12 @@ def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def instance(metadata: dict[str, str] | None = None) -> Any:
-    return SimpleNamespace(uuid=INSTANCE, system_metadata=metadata or {})
+    return SimpleNamespace(
+        uuid=INSTANCE,
+        system_metadata=metadata or {},
+        task_state=None,
+        image_ref=IMAGE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,3 +148,76 @@ def test_what_cannot_be_told_apart_is_denied(
     with pytest.raises(MHError):
         one.decide(instance())
     assert one.protected(instance())
+
+
+# metadata that was turned against an instance
+
+
+def test_metadata_that_agrees_with_the_record(
+    agent: FakeAgent, where: Path
+) -> None:
+    agent.answers["ours"] = RECORD
+    assert Ours(agent.client()).decide(instance(TRUE))
+
+
+def test_a_url_that_nova_cut(agent: FakeAgent, where: Path) -> None:
+    url = URL + "x" * 255
+    agent.answers["ours"] = known(True, "record", IMAGE, KEY, url)
+    said = {**TRUE, "image_mh_key_url": url[:255]}
+    assert Ours(agent.client()).decide(instance(said))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_os_encrypt_key_id": INSTANCE},
+        {"image_os_encrypt_key_id": ""},
+        {"image_mh_key_url": "https://evil.example/v1/keys/x"},
+        {"image_mh_key_url": URL[:-1]},
+    ],
+)
+def test_turned_system_metadata(
+    agent: FakeAgent, where: Path, change: dict[str, str]
+) -> None:
+    agent.answers["ours"] = RECORD
+    one = Ours(agent.client())
+    with pytest.raises(Denied) as caught:
+        one.decide(instance({**TRUE, **change}))
+    assert caught.value.event == "hook.ours.turned"
+    # stop and delete ask this, which says what the instance still is
+    assert one.protected(instance({**TRUE, **change}))
+
+
+def test_turned_image_reference(agent: FakeAgent, where: Path) -> None:
+    agent.answers["ours"] = RECORD
+    turned = instance(TRUE)
+    turned.image_ref = INSTANCE
+    with pytest.raises(Denied) as caught:
+        Ours(agent.client()).decide(turned)
+    assert caught.value.event == "hook.ours.turned"
+    # while it is launched anew, what is on record is of its life before
+    turned.task_state = "rebuild_spawning"
+    assert Ours(agent.client()).decide(turned)
+
+
+def test_no_agent_to_compare_with(agent: FakeAgent, where: Path) -> None:
+    one = Ours(agent.client())
+    agent.close()
+    with pytest.raises(MHError):
+        one.decide(instance(TRUE))
+
+
+def test_rebuild(agent: FakeAgent, where: Path) -> None:
+    one = Ours(agent.client())
+    # neither metadata nor host know anything
+    one.rebuild(instance())
+    agent.answers["ours"] = RECORD
+    one.rebuild(instance(TRUE))
+    # the image's properties were edited, and nova took them over
+    for said in ({}, {**TRUE, "image_os_encrypt_key_id": INSTANCE}):
+        with pytest.raises(Denied) as caught:
+            one.rebuild(instance(said))
+        assert caught.value.event == "hook.ours.turned"
+    other = instance()
+    other.image_ref = INSTANCE
+    one.rebuild(other)
