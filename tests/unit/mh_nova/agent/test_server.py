@@ -204,6 +204,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "start": {"instance": I, "xml": "<domain/>", "purpose": "start"},
     "started": {"instance": I, "ok": True},
     "ours": {"instance": I},
+    "suspend": {"instance": I},
     "forget": {"instance": I},
 }
 
