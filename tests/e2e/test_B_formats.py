@@ -13,14 +13,17 @@
 
 from __future__ import annotations
 
+import collections.abc
+import json
 import pathlib
 import subprocess
+import uuid
 
 import pytest
 
 from tests.minicloud import bootimage, guest
 from tests.minicloud.story import Story
-from tests.minicloud.world import TRUSTED_FLAVOR, World
+from tests.minicloud.world import TRUSTED_FLAVOR, TrustedImage, World
 
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 Disk = tuple[pathlib.Path, str, bytes]
@@ -128,3 +131,81 @@ def test_ova(world: World, story: Story) -> None:
         "qcow2",
         "ova",
     )
+
+
+def piped(
+    world: World, image: TrustedImage, data: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """``mh-agent stream`` on host 1, as a hypervisor's script runs it."""
+    request = world.product.workstation / "stream.json"
+    request.write_text(
+        json.dumps(
+            {
+                "instance": str(uuid.uuid4()),
+                "image": image.id,
+                "project": world.tenant.current_project_id,
+                "user": "root",
+                "key_url": image.key_url,
+                "key_id": image.key_id,
+                "manifest": image.properties["mh_manifest"],
+                "ticket": world.ticket(image),
+            }
+        )
+    )
+    socket = world.node1.folder / "run/mystery-hill/stream.sock"
+    return subprocess.run(
+        ["mh-agent", "stream", "--request", request, "--socket", socket],
+        input=data,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def streaming(world: World) -> collections.abc.Iterator[None]:
+    """The operator turns the stream form on."""
+    conf = world.node1.folder / "etc/mystery-hill/mh-agent.conf"
+    before = conf.read_text()
+    conf.write_text(before + "[stream]\nenabled = true\n")
+    world.product.stop_agent(world.node1)
+    world.product.start_agent(world.node1)
+    world.agent_ready(world.node1)
+    yield
+    conf.write_text(before)
+    world.product.stop_agent(world.node1)
+    world.product.start_agent(world.node1)
+    world.agent_ready(world.node1)
+
+
+def test_stream(world: World, story: Story, streaming: None) -> None:
+    words = [
+        word
+        for purpose in ("launch", "start", "stream")
+        for word in ("--purpose", purpose)
+    ]
+    key = world.create_key("stream", *words)
+    disk = world.boot_disk("stream")
+    image = world.create_image("stream", key, disk=disk)
+    data = world.tenant.image.download_image(image.id).content
+    assert image.marker not in data
+    done = piped(world, image, data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == disk[0].read_bytes()
+    granted = world.kms_audit(key["id"])[-1]
+    assert (granted["event"], granted["purpose"]) == (
+        "kms.release.granted",
+        "stream",
+    )
+    # cut, and changed: not one byte
+    for bad in (data[:-1], data[:-9] + b"x" + data[-8:]):
+        done = piped(world, image, bad)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"agent.measure." in done.stderr
+    assert in_the_clear(world, image.marker) == []
+    # a key whose owner lists no such purpose
+    other = world.create_image("no-stream", story.key, disk=disk)
+    data = world.tenant.image.download_image(other.id).content
+    done = piped(world, other, data)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"kms.release.purpose" in done.stderr

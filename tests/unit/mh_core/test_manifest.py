@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from mh_core import jose, manifest
 from mh_core.encoding import canonical_json, parse_json
+from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
-from mh_core.manifest import Manifest
+from mh_core.manifest import Container, Manifest
 from tests.unit.mh_core import vectors
 from tests.unit.mh_core.vectors import Case, given, outcome
 
@@ -57,6 +58,14 @@ MANIFESTS = st.builds(
     modules=st.dictionaries(
         st.text("abc/.-_\u00e9", min_size=1, max_size=20), _HEX, max_size=3
     ),
+)
+CONTAINERS = st.builds(
+    Container,
+    envelope=_HEX,
+    disk=st.just("disk.qcow2"),
+    offset=st.integers(1, 100).map(lambda n: n * 512),
+    size=st.integers(1, 1 << 20),
+    sha256=_HEX,
 )
 _JSON = st.recursive(
     st.none()
@@ -207,3 +216,65 @@ def test_a_policy_that_is_none(document: Any) -> None:
 def test_any_policy(document: Any) -> None:
     found = outcome(LaunchPolicy.parse, document)
     assert found == ("ok" if document == {} else "core.launch-policy")
+
+
+@given(MANIFESTS, CONTAINERS)
+def test_an_ova_comes_back(one: Manifest, container: Container) -> None:
+    one = dataclasses.replace(one, size=1 << 30, container=container)
+    token = one.sign(KEY)
+    assert Manifest.verify(token, [jose.public(KEY)]) == one
+    assert (one.disk_size, one.disk_sha256) == (
+        container.size,
+        container.sha256,
+    )
+
+
+INSIDE = {
+    "format": "ova",
+    "envelope": DIGEST,
+    "disk": "disk.qcow2",
+    "offset": 1536,
+    "size": 512,
+    "sha256": DIGEST,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "zip"},
+        {"disk": "../disk"},
+        {"disk": ""},
+        {"offset": 0},
+        {"offset": 1537},
+        {"offset": -512},
+        {"size": 0},
+        {"size": 4096},
+        {"sha256": DIGEST[2:]},
+        {"envelope": None},
+        {"more": 1},
+    ],
+)
+def test_a_container_that_is_none(change: dict[str, Any]) -> None:
+    document = {**GOOD.to_dict(), "size": 4096}
+    good = {**document, "container": INSIDE}
+    assert Manifest.parse(canonical_json(good)).disk_size == 512
+    bad = {**document, "container": {**INSIDE, **change}}
+    with pytest.raises(InputError):
+        Manifest.parse(canonical_json(bad))
+
+
+def test_what_an_unverified_manifest_claims() -> None:
+    """For bounds and names only; whatever it is, no exception."""
+    token = dataclasses.replace(GOOD, format="luks", size=77).sign(KEY)
+    assert manifest.claimed_driver(token) == "luks"
+    assert manifest.claimed_size(token) == 77
+    for bad in ("", "a.b.c", "a", "..", "e30.W10.x", "e30.e30.x"):
+        assert manifest.claimed_driver(bad) == "qcow2"
+        assert manifest.claimed_size(bad) == 0
+
+
+@given(st.text(max_size=80))
+def test_any_token_claims_something(token: str) -> None:
+    assert manifest.claimed_driver(token) in ("qcow2", "luks")
+    assert manifest.claimed_size(token) >= 0

@@ -99,6 +99,21 @@ def test_every_policy_must_list() -> None:
     assert not admit(plain(), none).allowed
 
 
+def test_the_format_of_the_base() -> None:
+    """libvirt's "raw" is QEMU's luks, and only for such a base: as qcow2,
+    or the other way round, the guest would be shown something else."""
+    raw = plain().replace('<format type="qcow2"/>', '<format type="raw"/>')
+    raw = raw.replace("<format type='qcow2'/>", "<format type='raw'/>")
+    assert raw != plain()
+    qcow2, luks = facts(), facts()
+    luks = replace(luks, disks=(replace(luks.disks[0], base_format="luks"),))
+    assert admit(plain(), qcow2).allowed
+    assert admit(raw, luks).allowed
+    for xml, wrong in ((raw, qcow2), (plain(), luks)):
+        verdict = admit(xml, wrong)
+        assert [event.id for event in verdict.events] == ["agent.admit.disk"]
+
+
 def test_no_disks_expected() -> None:
     verdict = admit(plain(), replace(facts(), disks=()))
     assert {event.id for event in verdict.events} == {

@@ -222,6 +222,9 @@ def test_no_answer_of_the_protocol(
         {"base": False},
         {"base": None},
         {"path": "/etc/passwd"},
+        {"base_format": "raw"},
+        {"base_format": ""},
+        {"base_format": None},
     ],
 )
 def test_disks_that_are_none(agent: FakeAgent, change: dict[str, Any]) -> None:
@@ -235,6 +238,19 @@ def test_disks_that_are_none(agent: FakeAgent, change: dict[str, Any]) -> None:
     with pytest.raises(Unavailable) as caught:
         agent.client().disks(INSTANCE)
     assert caught.value.event == "hook.agent.answer"
+
+
+def test_the_format_of_a_base(agent: FakeAgent) -> None:
+    disk = {
+        "name": "disk",
+        "overlay_secret": OVERLAY,
+        "base_secret": BASE,
+        "base": True,
+        "base_format": "luks",
+    }
+    agent.answers["disks"] = {"ok": True, "disks": [disk]}
+    (found,) = agent.client().disks(INSTANCE)
+    assert found.base_format == "luks"
 
 
 def test_a_disk_twice(agent: FakeAgent) -> None:

@@ -90,6 +90,30 @@ def test_denied(changes: dict[str, Any], event: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("disk", "container", "form"),
+    [
+        ("qcow2", "bare", "qcow2"),
+        ("raw", "bare", "luks"),
+        ("qcow2", "ova", "ova"),
+        ("raw", "ova", ""),
+        ("vmdk", "ova", ""),
+        ("iso", "bare", ""),
+        ("ami", "ami", ""),
+    ],
+)
+def test_forms(disk: str, container: str, form: str) -> None:
+    document = {**image(), "disk_format": disk, "container_format": container}
+    try:
+        found = properties.read(document).form
+    except Denied as exc:
+        found = ""
+        event = exc.event
+    else:
+        event = "hook.image.format"
+    assert (found, event) == (form, "hook.image.format")
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("disk_format", "vmdk"),

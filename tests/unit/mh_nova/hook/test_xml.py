@@ -54,6 +54,15 @@ def test_over_a_base() -> None:
 </disk>""")
 
 
+def test_over_raw_luks() -> None:
+    """libvirt's "raw" with <encryption> is QEMU's driver luks."""
+    made = GuestDisk.over(disk(), OVERLAY, ("/b", BASE), "luks").format_dom()
+    (form,) = made.findall("backingStore/format")
+    assert form.get("type") == "raw"
+    (found,) = made.findall("backingStore/source/encryption")
+    assert (found.get("format"), found.get("engine")) == ("luks", "qemu")
+
+
 def test_without_a_base_the_chain_ends_explicitly() -> None:
     dom = GuestDisk.over(disk(), OVERLAY, None).format_dom()
     (backing,) = dom.findall("backingStore")
