@@ -30,20 +30,26 @@ from mh_core.fields import Fields
 from mh_core.request import KeyRequest
 from mh_core.result import AttestationResult
 from mh_core.tpm.public import Public
-from mh_core.tpm.quote import LABEL_RELEASE
+from mh_core.tpm.quote import LABEL_RELEASE, LABEL_SNAPSHOT
 
 EVENT = "attest.appraise"
 COMPAT = "attest.compat"
+#: What a relying party may have appraised, and the label of its quote.
+LABELS = {"release": LABEL_RELEASE, "snapshot": LABEL_SNAPSHOT}
 
 
 @dataclass(frozen=True)
 class AppraisalRequest:
-    """Body of ``POST /v1/appraisals``."""
+    """Body of ``POST /v1/appraisals``.
+
+    :param purpose: one of :data:`LABELS`.
+    """
 
     nonce: bytes
     audience: str
     request_digest: bytes
     evidence: dict[str, Any]
+    purpose: str = "release"
 
     @classmethod
     def parse(cls, value: Any) -> "AppraisalRequest":
@@ -54,6 +60,7 @@ class AppraisalRequest:
             audience=fields.text("audience", minimum=1),
             request_digest=fields.hex("request_digest", 32),
             evidence=fields.object("evidence"),
+            purpose=fields.choice("purpose", tuple(LABELS), "release"),
         )
         fields.end()
         return request
@@ -82,11 +89,13 @@ class CompatRequest:
         return request
 
 
-def release_question(nonce: bytes, request_digest: bytes) -> Question:
+def release_question(
+    nonce: bytes, request_digest: bytes, label: str = LABEL_RELEASE
+) -> Question:
     def claims(bind: Public) -> bytes:
         return release_claims(request_digest, bind)
 
-    return Question(LABEL_RELEASE, nonce, claims)
+    return Question(label, nonce, claims)
 
 
 def appraise(
@@ -102,13 +111,16 @@ def appraise(
     """
     evidence = service.driver.parse(request.evidence)
     appraisal = service.appraise(
-        evidence, release_question(request.nonce, request.request_digest)
+        evidence,
+        release_question(
+            request.nonce, request.request_digest, LABELS[request.purpose]
+        ),
     )
     audit = service.keep(
         appraisal,
         origin,
         {
-            "purpose": "release",
+            "purpose": request.purpose,
             "audience": request.audience,
             "nonce": b64u(request.nonce),
             "request_digest": request.request_digest.hex(),

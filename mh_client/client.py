@@ -74,7 +74,12 @@ class TrustedClient:
     @cached_property
     def images(self) -> Images:
         return Images(
-            self.config, self.kms, self._image_api, self.notice, self._stream
+            self.config,
+            self.kms,
+            self._image_api,
+            self.notice,
+            self._stream,
+            lambda: self.attest,
         )
 
     @cached_property

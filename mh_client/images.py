@@ -15,16 +15,24 @@ import hashlib
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from mh_client import signing
+from mh_client import signing, snapshots
+from mh_client.attest import Attest
 from mh_client.config import Config
 from mh_client.kms import Key, Kms
+from mh_client.snapshots import Provenance
 from mh_core import jose
 from mh_core import manifest as manifests
-from mh_core.errors import InputError, MHError, VerificationError
+from mh_core.errors import (
+    InputError,
+    MHError,
+    NotFound,
+    Unavailable,
+    VerificationError,
+)
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
 from mh_glance import encrypt, ova, upload
@@ -58,15 +66,18 @@ class NewImage:
 
 @dataclass(frozen=True)
 class TrustedImage:
-    """An image whose manifest was verified with the tenant's own key.
+    """An image whose manifest was verified with the tenant's own key, or
+    with that of a snapshot by an attested host.
 
     :param digest: SHA-256 (hex) of the manifest's JWS.
+    :param provenance: of a snapshot.
     """
 
     document: dict[str, Any]
     properties: ImageProperties
     manifest: Manifest
     digest: str
+    provenance: Provenance | None = None
 
     @property
     def id(self) -> str:
@@ -155,7 +166,9 @@ class Images:
         api: Callable[[], upload.ImageApi],
         notice: Callable[[str], None],
         stream: TextIO | None = None,
+        attest: Callable[[], Attest] | None = None,
     ) -> None:
+        self._attest = attest
         self._config = config
         self._kms = kms
         self._api = api
@@ -279,7 +292,45 @@ class Images:
             self._notice(f"manifest {digest} stays registered: {exc}")
 
     def show(self, name: str) -> TrustedImage:
-        """Find and :func:`verify` an image."""
+        """Find and :func:`verify` an image; one that a host made, with the
+        key that its provenance names.
+
+        :raises MHError: as both.
+        """
         own = signing.load(self._config.signing_key_file)
         document = upload.get_image(self._api(), name)
-        return verify(document, own, self._kms.origin())
+        origin = self._kms.origin()
+        try:
+            return verify(document, own, origin)
+        except VerificationError as exc:
+            if exc.event != "core.jose.signature":
+                raise
+            try:
+                made = self.provenance(ImageProperties.parse(document).key_id)
+            except NotFound:
+                # not a snapshot either
+                raise exc from None
+        found = verify(document, made.claims.signer, origin)
+        if found.digest != made.claims.manifest_digest:
+            raise VerificationError(
+                EVENT + ".manifest", "the manifest is of another snapshot"
+            )
+        return replace(found, provenance=made)
+
+    def provenance(self, key_id: str) -> Provenance:
+        """What the key of a snapshot comes from, verified.
+
+        :raises NotFound: the key server's event: no snapshot's.
+        :raises MHError: ``client.snapshot.*``, ``client.attest.*``.
+        """
+        document = self._kms.snapshot(key_id)
+        if self._attest is None:
+            raise Unavailable(
+                "client.config.pin", "no attestation server is configured"
+            )
+        return snapshots.verify(
+            document,
+            key_id,
+            authority=self._attest().authority(),
+            kms_origin=self._kms.origin(),
+        )

@@ -197,6 +197,13 @@ class Kms:
             raise InputError(EVENT + ".deliver", "the key is not 32 bytes")
         return dek
 
+    def snapshot(self, key_id: str) -> Any:
+        """What the key of a snapshot comes from; nothing is verified yet.
+
+        :raises NotFound: ``kms.snapshot.unknown``.
+        """
+        return self._rest.call("GET", f"/v1/keys/{key_id}/snapshot")
+
     # -- manifests, tickets, audit ---------------------------------------
 
     def add_manifest(self, key_id: str, manifest: str) -> str:

@@ -22,6 +22,7 @@ from mh_kms.api import (
     manifests,
     release,
     root,
+    snapshots,
     tickets,
 )
 from mh_kms.api.call import Answer, Call
@@ -57,6 +58,8 @@ ROUTES: dict[str, dict[str, Route]] = {
     KEY + "/tickets": {"POST": Route(tickets.create, OWNER)},
     KEY + "/audit": {"GET": Route(audit.index, OWNER)},
     KEY + "/challenge": {"POST": Route(release.challenge, OPEN)},
+    KEY + "/snapshot": {"GET": Route(snapshots.show, OWNER)},
+    KEY + "/snapshots": {"POST": Route(snapshots.create, OPEN)},
     KEY + "/release": {"POST": Route(release.release, OPEN)},
     KEY + "/lease": {"POST": Route(leases.ask, OPEN)},
     KEY + "/instances/{instance}": {

@@ -54,10 +54,11 @@ def verified(
     nonce: bytes,
     digest: bytes,
     parts: Parts,
+    label: str = LABEL_RELEASE,
 ) -> VerifiedHost:
     """The quote must cover nonce, request and bind key (step 4)."""
     bind = Public.parse(evidence.bind_public)
-    extra = extra_data(LABEL_RELEASE, nonce, release_claims(digest, bind))
+    extra = extra_data(label, nonce, release_claims(digest, bind))
     return verify_host(
         evidence,
         extra=extra,
@@ -73,6 +74,16 @@ def attested(
     parts: Parts,
 ) -> AttestationResult:
     """The word of one of the policy's authorities (step 5)."""
+    return with_token(policy, question, host, parts)[0]
+
+
+def with_token(
+    policy: ReleasePolicy,
+    question: Question,
+    host: VerifiedHost,
+    parts: Parts,
+) -> tuple[AttestationResult, str]:
+    """The same, with the token to keep."""
     refusal: MHError | None = None
     silence: Unavailable | None = None
     for authority in policy.authorities:
@@ -98,7 +109,7 @@ def attested(
             host.identity.host,
             host.identity.host_id,
         ):
-            return result
+            return result, token
         refusal = VerificationError(
             "kms.release.result-host", "the result is about another host"
         )

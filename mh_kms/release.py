@@ -35,7 +35,7 @@ from mh_core.request import KeyRequest
 from mh_core.result import AttestationResult
 from mh_core.secret import Secret
 from mh_kms.attestors.base import Question
-from mh_kms.db import keys, leases, nonces, tickets
+from mh_kms.db import keys, leases, nonces, snapshots, tickets
 from mh_kms.errors import Refused, detail
 from mh_kms.key_stores.base import DEK, OVERLAY_ROOT
 from mh_kms.ledger import Ledger, Transaction
@@ -181,6 +181,11 @@ def release_key(
         for name in policy.all_checks:
             check(name, facts, parts)
         launch_policy = manifests[request.manifest_digest]
+        if request.purpose == "snapshot" and not launch_policy.snapshots:
+            raise Denied(
+                "kms.release.snapshots",
+                "the image's launch policy does not allow snapshots",
+            )
         # 7, 8
         with recorded(parts.ledger) as entry:
             if not keys.unchanged(entry.connection, key):
@@ -190,6 +195,14 @@ def release_key(
             _ticket(entry, policy, request, host, trail)
             number = trail.write(entry, GRANTED)
             _hold(entry, policy, request, host, number)
+            if request.purpose == "snapshot":
+                snapshots.grant(
+                    entry.connection,
+                    number,
+                    request,
+                    host.ak.name.hex(),
+                    entry.now,
+                )
     except MHError as exc:
         raise refuse(parts.ledger, trail, exc) from exc
     # 9

@@ -26,6 +26,9 @@ from mh_glance.inspect import DRIVERS, FORMS
 def _shown(image: TrustedImage) -> Any:
     manifest = image.manifest
     policy = manifest.launch_policy
+    made = image.provenance
+    signer = "your key" if made is None else "an attested host"
+    chain = {} if made is None else {"snapshot": ListColumn(made.lines())}
     return columns(
         {
             "id": image.id,
@@ -35,9 +38,10 @@ def _shown(image: TrustedImage) -> Any:
             "key_id": manifest.key_id,
             "key_url": image.properties.key_url,
             "manifest_digest": image.digest,
-            "manifest": "verified: signed by your key, and of this image",
             "format": manifest.format,
             "container": "ova" if manifest.container else "bare",
+            "manifest": f"verified: signed by {signer}, and of this image",
+            **chain,
             "size": manifest.size,
             "virtual_size": manifest.virtual_size,
             "sha256": manifest.sha256,

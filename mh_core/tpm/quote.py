@@ -28,6 +28,7 @@ from mh_core.tpm import public as public_module
 LABEL_RELEASE: Final = "mh/quote/release/v1"
 LABEL_HOST: Final = "mh/quote/host/v1"
 LABEL_VM: Final = "mh/quote/vm/v1"
+LABEL_SNAPSHOT: Final = "mh/quote/snapshot/v1"
 LABEL_BIND: Final = "mh/certify/bind/v1"
 
 

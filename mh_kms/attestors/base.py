@@ -26,13 +26,16 @@ class Question:
 
     :param nonce: 32 bytes.
     :param audience: this server's origin.
-    :param request_digest: 32 bytes.
+    :param request_digest: 32 bytes; of the snapshot's claims for the
+        purpose ``snapshot``.
+    :param purpose: ``release`` or ``snapshot``: the label of the quote.
     """
 
     nonce: bytes
     audience: str
     request_digest: bytes
     evidence: Evidence
+    purpose: str = "release"
 
 
 @dataclass(frozen=True)

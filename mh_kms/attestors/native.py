@@ -55,16 +55,15 @@ class NativeAttestor(Attestor):
         self._local = threading.local()
 
     def appraise(self, authority: Authority, question: Question) -> str:
-        fields = self._post(
-            authority,
-            "/v1/appraisals",
-            {
-                "nonce": b64u(question.nonce),
-                "audience": question.audience,
-                "request_digest": question.request_digest.hex(),
-                "evidence": question.evidence.to_dict(),
-            },
-        )
+        body = {
+            "nonce": b64u(question.nonce),
+            "audience": question.audience,
+            "request_digest": question.request_digest.hex(),
+            "evidence": question.evidence.to_dict(),
+        }
+        if question.purpose != "release":
+            body["purpose"] = question.purpose
+        fields = self._post(authority, "/v1/appraisals", body)
         result = fields.text("result", maximum=65536)
         fields.text("audit", maximum=128, default="")
         fields.end()

@@ -123,6 +123,14 @@ def insert(connection: sqlite3.Connection, key: Key) -> None:
     )
 
 
+def free(connection: sqlite3.Connection, key_id: str) -> bool:
+    """Whether no key has, or had, this id."""
+    row = connection.execute(
+        "select 1 from keys where id = ?", (key_id,)
+    ).fetchone()
+    return row is None
+
+
 def touch(connection: sqlite3.Connection, key: Key) -> None:
     """Void every decision made on the key as it was.
 
@@ -171,6 +179,8 @@ def delete(connection: sqlite3.Connection, key: Key, now: int) -> None:
         "delete from instances where key_id = ?",
         "delete from leases where key_id = ?",
         "delete from revocations where key_id = ?",
+        "delete from snapshot_grants where key_id = ?",
+        "delete from snapshots where key_id = ?",
     ):
         connection.execute(statement, (key.id,))
 

@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from mh_core.errors import MHError, Unavailable
 from mh_kms.db.connection import PREFIX, Database
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def sync(path: str) -> None:

@@ -154,6 +154,33 @@ TOKENS = Table(
     Column("revoked_at", Integer),
 )
 
+#: Releases for ``snapshot`` that a new key may follow, once.
+SNAPSHOT_GRANTS = Table(
+    "snapshot_grants",
+    METADATA,
+    # audit id of the release
+    Column("release", String(64), primary_key=True),
+    Column("key_id", String(36), nullable=False, index=True),
+    Column("instance", String(36), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("image", String(36), nullable=False),
+    Column("manifest", String(64), nullable=False),
+    Column("ak_name", String(68), nullable=False),
+    Column("expires_at", Integer, nullable=False),
+    # digest (hex) of the claims that used it; empty: unused
+    Column("used_by", String(64), nullable=False, server_default=""),
+)
+
+#: What the keys of snapshots come from: the host's proof, for the owner.
+SNAPSHOTS = Table(
+    "snapshots",
+    METADATA,
+    Column("key_id", String(36), primary_key=True),
+    Column("source_key_id", String(36), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
 TRANSPORT_KEYS = Table(
     "transport_keys",
     METADATA,

@@ -98,6 +98,22 @@ def released(
     )
 
 
+def carry(
+    connection: sqlite3.Connection,
+    key_id: str,
+    instance: str,
+    manifest: str,
+    now: int,
+) -> None:
+    """Entitle the instance that a snapshot was taken of to its new key."""
+    connection.execute(
+        "insert or replace into instances"
+        " (key_id, instance, manifests, ticket, created_at)"
+        " values (?, ?, ?, ?, ?)",
+        (key_id, instance, json.dumps([manifest]), b"snapshot", now),
+    )
+
+
 def spend(
     connection: sqlite3.Connection,
     key_id: str,

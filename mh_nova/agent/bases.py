@@ -40,8 +40,10 @@ LOG = logging.getLogger(__name__)
 EVENT = "agent.measure.writer"
 
 
-def _lease(fd: int) -> None:
-    """:raises Denied: ``agent.measure.writer``: open for writing now."""
+def lease(fd: int) -> None:
+    """Be told of whoever opens the file for writing.
+
+    :raises Denied: ``agent.measure.writer``: open for writing now."""
     try:
         # SIGIO, the default, would end the process
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
@@ -56,8 +58,8 @@ def _lease(fd: int) -> None:
         ) from exc
 
 
-def _holds(fd: int) -> bool:
-    """Nobody has opened the file for writing since :func:`_lease`."""
+def holds(fd: int) -> bool:
+    """Nobody has opened the file for writing since :func:`lease`."""
     try:
         return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
     except OSError:
@@ -194,7 +196,7 @@ class Bases:
                 f"/proc/self/fd/{hashed.fd}", os.O_RDONLY | os.O_CLOEXEC
             )
             try:
-                _lease(fd)
+                lease(fd)
                 if os.fstat(fd).st_size != hashed.size:
                     raise Denied(EVENT, "the image grew after its hash")
                 with self._root.directory(BASE_DIR) as directory:
@@ -258,7 +260,7 @@ class Bases:
             if (
                 there is not None
                 and _same(there, os.fstat(held.fd))
-                and _holds(held.fd)
+                and holds(held.fd)
             ):
                 # time stamps may have moved: the lease says that the
                 # content has not
@@ -268,14 +270,14 @@ class Bases:
         with self._root.directory(BASE_DIR) as directory:
             fd = open_at(directory, name)
         try:
-            _lease(fd)
+            lease(fd)
             known = self._store.base(name)
             if known is not None and known == BaseRecord.of(fd, known.sha256):
                 hashed = HashedFile(fd, known.size, known.sha256)
             else:
                 LOG.info("%s: hashing base %s", "agent.hash.base", name)
                 hashed = hash_file(fd)
-                if not _holds(fd):
+                if not holds(fd):
                     raise Denied(EVENT, "written to while it was hashed")
         except Denied:
             os.close(fd)

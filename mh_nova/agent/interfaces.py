@@ -43,6 +43,11 @@ class Prover(Protocol):
     ) -> Evidence:
         """Evidence under ``LABEL_RELEASE``."""
 
+    def snapshot_evidence(
+        self, nonce: bytes, claims_digest: bytes
+    ) -> Evidence:
+        """Evidence under ``LABEL_SNAPSHOT``."""
+
     def host_evidence(self, nonce: bytes) -> Evidence:
         """Evidence under ``LABEL_HOST``."""
 

@@ -32,6 +32,7 @@ from mh_core.errors import (
 )
 from mh_core.fields import Fields
 from mh_core.request import KeyRequest
+from mh_core.snapshot import SnapshotClaims
 from mh_nova.agent.http import Answer, Origin, Server, resolve, split_url
 from mh_nova.agent.interfaces import Prover
 
@@ -153,14 +154,7 @@ class KmsClient:
         :raises Unavailable: ``agent.kms.unavailable``.
         :raises MHError: of the prover.
         """
-        address = resolve(url.origin, EVENT + ".address", loopback=True)
-        server = Server(
-            url.origin,
-            address,
-            self._conf.kms_ca_file,
-            self._conf.timeout,
-            EVENT,
-        )
+        server = self._server(url)
         try:
             if url.compat:
                 return self._fetch_compat(server, url, request)
@@ -168,14 +162,69 @@ class KmsClient:
         finally:
             server.close()
 
+    def _server(self, url: KeyUrl) -> Server:
+        return Server(
+            url.origin,
+            resolve(url.origin, EVENT + ".address", loopback=True),
+            self._conf.kms_ca_file,
+            self._conf.timeout,
+            EVENT,
+        )
+
+    def upload(
+        self, url: KeyUrl, claims: SnapshotClaims, manifest: str, jwe: str
+    ) -> None:
+        """Bring the new key of a snapshot to the key server of its source.
+
+        :param url: of the source's key, from :meth:`check_url`.
+        :raises MHError: as :meth:`fetch`.
+        """
+        path = f"/v1/keys/{url.key_id}"
+        server = self._server(url)
+        try:
+            with self._turns.setdefault(str(url.origin), threading.Lock()):
+                nonce = self._challenge(server, path)
+                evidence = self._prover.snapshot_evidence(
+                    nonce, claims.digest()
+                )
+            body = {
+                "nonce": b64u(nonce),
+                "claims": claims.to_dict(),
+                "manifest": manifest,
+                "jwe": jwe,
+                "evidence": evidence.to_dict(),
+            }
+            fields = _answer(
+                server.post(
+                    path + "/snapshots",
+                    canonical_json(body),
+                    "application/json",
+                ),
+                201,
+            )
+        finally:
+            server.close()
+        try:
+            key_id = fields.uuid("key_id")
+            fields.end()
+        except InputError as exc:
+            raise Denied(EVENT + ".answer", exc.message) from exc
+        if key_id != claims.key_id:
+            raise Denied(EVENT + ".answer", "another key was registered")
+
+    @staticmethod
+    def _challenge(server: Server, path: str) -> bytes:
+        return _nonce(
+            _answer(
+                server.post(path + "/challenge", b"{}", "application/json")
+            )
+        )
+
     def _fetch_native(
         self, server: Server, url: KeyUrl, request: KeyRequest
     ) -> str:
         with self._turns.setdefault(str(url.origin), threading.Lock()):
-            fields = _answer(
-                server.post(url.path + "/challenge", b"{}", "application/json")
-            )
-            nonce = _nonce(fields)
+            nonce = self._challenge(server, url.path)
             evidence = self._prover.release_evidence(nonce, request.digest())
         body = {
             "nonce": b64u(nonce),
@@ -229,9 +278,9 @@ def _jwe(text: str) -> str:
     return text
 
 
-def _answer(answer: Answer) -> Fields:
-    """The members of a 200; whatever else it is becomes an error."""
-    if answer.status != 200:
+def _answer(answer: Answer, status: int = 200) -> Fields:
+    """The members of a success; whatever else it is becomes an error."""
+    if answer.status != status:
         _refuse(answer)
     try:
         return Fields(parse_json(answer.body), EVENT + ".answer")

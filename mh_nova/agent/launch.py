@@ -19,8 +19,10 @@ them, and writes every decision to the audit log before it acts on it.
 
 import threading
 
+from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.make import Making
 from mh_nova.agent.parts import Parts
+from mh_nova.agent.snapshot import Snapshotting
 from mh_nova.agent.start import Starting
 from mh_nova.agent.suspend import Suspending
 from mh_nova.agent.work import EVENT
@@ -28,7 +30,9 @@ from mh_nova.agent.work import EVENT
 _SWEEP = 5.0
 
 
-class Launcher(Making, Starting, Suspending):
+class Launcher(
+    Making, Starting, Snapshotting, Flattening, Suspending
+):
     """All launches of this host."""
 
     def __init__(self, parts: Parts) -> None:
@@ -39,10 +43,12 @@ class Launcher(Making, Starting, Suspending):
         )
 
     def start_threads(self) -> None:
+        self.sweep()
         self._sweeper.start()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._jobs.stop()
         self._keys.stop()
         self._p.bases.close()
 
@@ -53,6 +59,8 @@ class Launcher(Making, Starting, Suspending):
 
     def forget(self, instance: str) -> None:
         """The instance is gone: secrets, record, what is under way."""
+        # without the instance's turn, which the copy's end may wait for
+        self._jobs.end(instance)
         with self._attempts.own(instance):
             self._give_up(instance)
             self._p.store.drop_instance(instance)

@@ -36,6 +36,7 @@ from mh_core.tpm.public import Public
 from mh_core.tpm.quote import (
     LABEL_HOST,
     LABEL_RELEASE,
+    LABEL_SNAPSHOT,
     LABEL_VM,
     extra_data,
 )
@@ -115,6 +116,16 @@ class Prover:
     def host_evidence(self, nonce: bytes) -> Evidence:
         """For the attestation server: the state of the host."""
         return self._evidence(LABEL_HOST, nonce, lambda bind: bind.name)
+
+    def snapshot_evidence(
+        self, nonce: bytes, claims_digest: bytes
+    ) -> Evidence:
+        """For a key server: what this host made of a disk."""
+        return self._evidence(
+            LABEL_SNAPSHOT,
+            nonce,
+            lambda bind: release_claims(claims_digest, bind),
+        )
 
     def vm_evidence(self, nonce: bytes, claims_digest: bytes) -> Evidence:
         """For a VM report."""

@@ -16,7 +16,7 @@ import logging
 from mh_core.errors import Conflict, MHError
 from mh_nova.agent import admit as admit_module
 from mh_nova.agent.admit import Facts, admit
-from mh_nova.agent.attempt import Attempt, Stage
+from mh_nova.agent.attempt import Attempt, Opened, Stage
 from mh_nova.agent.facts import (
     base_path,
     config_drive_digest,
@@ -25,6 +25,7 @@ from mh_nova.agent.facts import (
     vm_claims,
 )
 from mh_nova.agent.keys import key_request
+from mh_nova.agent.measure import Measured, without_base
 from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG
 from mh_nova.agent.saved import saved_domain
 from mh_nova.agent.work import EVENT, Work
@@ -90,15 +91,7 @@ class Starting(Work):
         opened = attempt.opened
         if opened is None or not opened.fresh():
             opened = self._keys.open(attempt)
-        with self._p.bases.base(record.image) as hashed:
-            measured = attempt.measured
-            # what was decided on this very payload about this very content
-            # would be decided again
-            if measured is None or (hashed.size, hashed.sha256) != (
-                measured.manifest.disk_size,
-                measured.manifest.disk_sha256,
-            ):
-                measured = self._measure(attempt, opened, hashed)
+        measured = self._measured(attempt, opened)
         facts = Facts(
             instance=record.instance,
             purpose=purpose,
@@ -144,6 +137,24 @@ class Starting(Work):
         for event in verdict.events[1:]:
             LOG.warning("%s %s %s", event.id, facts.instance, event.detail)
         verdict.require()
+
+    def _measured(self, attempt: Attempt, opened: Opened) -> Measured:
+        record = attempt.record
+        if not any(disk.base for disk in record.disks):
+            attempt.measured = without_base(
+                opened.payload, record.manifest, opened.request
+            )
+            return attempt.measured
+        with self._p.bases.base(record.image) as hashed:
+            measured = attempt.measured
+            # what was decided on this very payload about this very content
+            # would be decided again
+            if measured is None or (hashed.size, hashed.sha256) != (
+                measured.manifest.disk_size,
+                measured.manifest.disk_sha256,
+            ):
+                measured = self._measure(attempt, opened, hashed)
+            return measured
 
     def started(self, instance: str, ok: bool) -> None:
         """Secrets go; where the guest runs, its report is made."""

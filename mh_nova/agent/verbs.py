@@ -156,6 +156,54 @@ def forget(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def snapshot_check(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.snapshot_check(instance)
+    return {}
+
+
+def snapshot(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    image = fields.uuid("image")
+    fields.end()
+    context.launcher.snapshot(instance, image)
+    return {}
+
+
+def flatten(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.flatten(instance)
+    return {}
+
+
+def copy(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    return context.launcher.copy(instance)
+
+
+def register(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.register(instance)
+    return {}
+
+
+def end(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.end_copy(instance)
+    return {}
+
+
+def sweep(context: Context, fields: Fields) -> dict[str, Any]:
+    fields.end()
+    context.launcher.sweep()
+    return {}
+
+
 VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "status": status,
     "prepare": prepare,
@@ -166,6 +214,13 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "ours": ours,
     "suspend": suspend,
     "forget": forget,
+    "snapshot-check": snapshot_check,
+    "snapshot": snapshot,
+    "flatten": flatten,
+    "copy": copy,
+    "register": register,
+    "end": end,
+    "sweep": sweep,
 }
 
 

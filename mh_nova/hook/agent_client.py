@@ -240,6 +240,20 @@ class AgentClient:
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})
 
+    def answer(
+        self,
+        verb: str,
+        members: dict[str, Any],
+        reader: Callable[[Fields], T],
+        patient: bool = False,
+    ) -> T:
+        """Ask, and read the answer; for the clients of further verbs.
+
+        :param patient: the verb may ask other servers.
+        """
+        timeout = self._launch_timeout if patient else None
+        return self._read(self._ask(verb, members, timeout), reader)
+
     def _empty(self, verb: str, members: dict[str, Any]) -> None:
         self._read(self._ask(verb, members), lambda fields: None)
 

@@ -39,6 +39,7 @@ from mh_nova.hook import (
 )
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.backend import MHBackend
+from mh_nova.hook.copies import CopyClient
 from mh_nova.hook.guard import TRAIT, Guard
 from mh_nova.hook.operations import Operations
 
@@ -76,6 +77,7 @@ class TrustedLibvirtDriver(Operations):
             CONF.mh.launch_timeout,
         )
         self._mh_guard = Guard(self._mh_client, findings, CONF.mh.status_ttl)
+        self._mh_copies = CopyClient(self._mh_client)
         self._mh_ours = ours.Ours(self._mh_client)
         self._mh_launcher = launch.Launcher(self._mh_client)
         self.image_backend = MHBackend(
@@ -90,6 +92,7 @@ class TrustedLibvirtDriver(Operations):
     def init_host(self, host: str) -> None:
         super().init_host(host)
         self._mh_launcher.sweep()
+        self._mh_sweep()
         # logs what there is; running guests go on whatever it is
         self._mh_guard.findings(fresh=True)
 
@@ -361,6 +364,13 @@ class TrustedLibvirtDriver(Operations):
                 shares=len(share_info or ()),
             )
         )
+
+    def _mh_sweep(self) -> None:
+        """Copies that an earlier nova-compute waited for."""
+        try:
+            self._mh_copies.sweep()
+        except MHError as error:
+            LOG.warning("The agent could not be told to sweep: %s", error)
 
     def _mh_forget(self, instance: Any) -> None:
         """Must not keep nova from deleting: a record that stays holds no

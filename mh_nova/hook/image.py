@@ -22,6 +22,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from mh_core.errors import Denied
 from mh_nova.hook import launch, ours, xml
 from mh_nova.hook.agent_client import AgentClient
+from mh_nova.hook.copies import CopyClient
 
 
 class MHImage(imagebackend.Image):
@@ -51,6 +52,7 @@ class MHImage(imagebackend.Image):
         self._client = client
         self._launcher = launcher
         self._instance = instance
+        self._copies = CopyClient(client)
         directory = libvirt_utils.get_instance_path(instance)
         super().__init__(
             os.path.join(directory, self.disk_name),
@@ -79,6 +81,9 @@ class MHImage(imagebackend.Image):
 
         :raises MHError: everything that refuses.
         """
+        if self._without_base():
+            self.resize_image(size or 0)
+            return
         image = kwargs.get("image_id")
         if image is None or image != self._instance.image_ref:
             raise Denied(
@@ -95,6 +100,27 @@ class MHImage(imagebackend.Image):
             raise Denied(
                 "hook.image.overlay", "the agent left no encrypted disk"
             )
+
+    def _without_base(self) -> bool:
+        """The disk is there, and was flattened: nothing is to be fetched.
+
+        :raises MHError: the agent's.
+        """
+        return self.exists() and any(
+            disk.name == self.disk_name and not disk.base
+            for disk in self._client.disks(self._instance.uuid)
+        )
+
+    def flatten(self) -> None:
+        """nova asks at unshelve, before it deletes the image.
+
+        :raises MHError: the agent's.
+        """
+        self._copies.flatten(self._instance.uuid)
+        try:
+            self._copies.wait(self._instance.uuid)
+        finally:
+            self._copies.end(self._instance.uuid)
 
     def resize_image(self, size: int) -> None:
         """Nothing, where the disk is large enough: the overlay is made with
@@ -128,6 +154,7 @@ class MHImage(imagebackend.Image):
         )
 
     def snapshot_extract(self, target: str, out_format: str) -> None:
+        """nova's own snapshot, which our driver never comes to."""
         raise Denied(
             "hook.refused.snapshot", "a snapshot would be in the clear"
         )

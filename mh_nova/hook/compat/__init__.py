@@ -40,6 +40,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "_create_guest_with_network",
         "_create_image",
         "_create_images_and_backing",
+        "_create_snapshot_metadata",
         "_get_guest_disk_config",
         "_hard_reboot",
         "_needs_rebase_original_qcow2_image",
@@ -83,6 +84,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "__init__",
         "cache",
         "create_image",
+        "flatten",
         "get_disk_size",
         "get_model",
         "is_file_in_instance_path",
@@ -94,9 +96,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "nova.virt.libvirt.imagebackend": ("_update_utime_ignore_eacces",),
     "nova.virt.libvirt.config:LibvirtConfigGuestDisk": ("format_dom",),
     "nova.virt.images": ("do_image_deep_inspection", "fetch"),
+    "nova.image.glance:API": ("get", "update"),
     "nova.compute.manager:ComputeManager": (
         "_error_out_instance_on_exception",
         "_shelve_instance",
+        "_snapshot_instance",
+        "_unshelve_instance",
         "rescue_instance",
     ),
 }

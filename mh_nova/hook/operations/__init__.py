@@ -23,6 +23,7 @@ from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
 from mh_nova.hook.operations.rebuild import Rebuild
 from mh_nova.hook.operations.rescue import Rescue
+from mh_nova.hook.operations.shelve import Shelve
 from mh_nova.hook.operations.snapshot import Snapshot
 from mh_nova.hook.operations.suspend import Suspend
 
@@ -33,6 +34,7 @@ class Operations(
     Console,
     Rebuild,
     Snapshot,
+    Shelve,
     Rescue,
     Migrate,
     LiveMigration,

@@ -9,7 +9,7 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""Rescue, and the power-off that rescue and shelve begin with."""
+"""Rescue, and the power-off that it begins with."""
 
 from typing import Any
 
@@ -20,11 +20,6 @@ from mh_core.errors import Denied
 from mh_nova.hook import faults, restore
 from mh_nova.hook.base import TrustedDriver
 
-_BEGUN_BY_POWER_OFF = {
-    task_states.SHELVING: "shelve",
-    task_states.RESCUING: "rescue",
-}
-
 
 class Rescue(LibvirtDriver, TrustedDriver):
     """Refused for protected instances."""
@@ -32,20 +27,17 @@ class Rescue(LibvirtDriver, TrustedDriver):
     def power_off(
         self, instance: Any, timeout: int = 0, retry_interval: int = 0
     ) -> None:
-        """Stopping is always possible, but shelve and rescue stop first.
+        """Stopping is always possible, but a rescue stops first.
 
-        This is the earliest point of both where nova asks its driver.
+        This is the earliest point of it where nova asks its driver.
         """
-        operation = _BEGUN_BY_POWER_OFF.get(instance.task_state)
-        if operation and self._mh_protected(instance):
-            if operation == "rescue":
-                restore.vm_state(instance)
-            else:
-                restore.queued_image(instance)
+        rescuing = instance.task_state == task_states.RESCUING
+        if rescuing and self._mh_protected(instance):
+            restore.vm_state(instance)
             raise faults.refusal(
                 Denied(
-                    f"hook.refused.{operation}",
-                    f"{operation} is not possible; the guest was not touched",
+                    "hook.refused.rescue",
+                    "rescue is not possible; the guest was not touched",
                 )
             )
         super().power_off(instance, timeout, retry_interval)

@@ -208,7 +208,12 @@ def test_records_of_instances_survive_the_upgrade(
     with database.transaction() as connection:
         for name in ("project", "host", "ak_name"):
             connection.execute(f"alter table instances drop column {name}")
-        for name in ("leases", "revocations"):
+        for name in (
+            "leases",
+            "revocations",
+            "snapshot_grants",
+            "snapshots",
+        ):
             connection.execute(f"drop table {name}")
         connection.execute(
             "insert into instances values ('k', 'i', '[\"m\"]', x'00', 1)"

@@ -233,7 +233,7 @@ def test_written_to(host: Host) -> None:
     writer.start()
     time.sleep(0.1)
     # the lease is being broken: the agent gives it up and hashes again
-    assert not bases_module._holds(host.bases._held[NAME].fd)
+    assert not bases_module.holds(host.bases._held[NAME].fd)
     with pytest.raises(Denied) as caught:
         host.digest()
     assert caught.value.event == "agent.measure.writer"
