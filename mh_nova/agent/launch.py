@@ -30,9 +30,7 @@ from mh_nova.agent.work import EVENT
 _SWEEP = 5.0
 
 
-class Launcher(
-    Making, Starting, Snapshotting, Flattening, Suspending
-):
+class Launcher(Making, Starting, Snapshotting, Flattening, Suspending):
     """All launches of this host."""
 
     def __init__(self, parts: Parts) -> None:

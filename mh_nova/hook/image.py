@@ -81,18 +81,19 @@ class MHImage(imagebackend.Image):
 
         :raises MHError: everything that refuses.
         """
+        image: str = kwargs.get("image_id") or ""
+        own = bool(image) and image == self._instance.image_ref
+        if own and self.exists() and os.path.exists(launch.base_path(image)):
+            self.resize_image(size or 0)
+            return
         if self._without_base():
             self.resize_image(size or 0)
             return
-        image = kwargs.get("image_id")
-        if image is None or image != self._instance.image_ref:
+        if not own:
             raise Denied(
                 "hook.image.reference",
                 "the disk's base is not the instance's own image",
             )
-        if self.exists() and os.path.exists(launch.base_path(image)):
-            self.resize_image(size or 0)
-            return
         self._launcher.make(
             kwargs["context"], self._instance, kwargs.get("trusted_certs")
         )

@@ -74,10 +74,10 @@ class Snapshot(LibvirtDriver, TrustedDriver):
             if not self._mh_decide(instance):
                 raise Denied("hook.ours.disagree", "it cannot be told")
             self._mh_require()
-            update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
             try:
                 # 2
                 self._mh_copies.snapshot(instance.uuid, image_id)
+                update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
                 made = self._mh_copies.wait(instance.uuid)
                 if made is None:
                     raise Denied("hook.agent.answer", "no snapshot was made")

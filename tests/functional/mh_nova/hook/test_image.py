@@ -130,9 +130,26 @@ def test_a_base_missing_at_a_later_start(
     base_file(where).unlink()
     agent.seen.clear()
     cache(one, instance)
-    assert agent.verbs() == ["prepare", "make"]
-    assert agent.seen[0]["purpose"] == "start"
+    # asked first: a disk that was flattened needs no base
+    assert agent.verbs() == ["disks", "prepare", "make"]
+    assert agent.seen[1]["purpose"] == "start"
     assert base_file(where).exists()
+
+
+def test_a_flattened_disk_needs_no_image(
+    backend: MHBackend, agent: FakeAgent, where: Path
+) -> None:
+    """Unshelved, then started: nova asks for the instance's first image."""
+    instance = make_instance()
+    one = launch(backend, instance)
+    base_file(where).unlink()
+    [disk] = DISKS["disks"]  # type: ignore[misc]
+    flat = {**disk, "base": False, "base_secret": ""}
+    agent.answers["disks"] = {"ok": True, "disks": [flat]}
+    agent.seen.clear()
+    cache(one, instance)
+    assert agent.verbs() == ["disks"]
+    assert not base_file(where).exists()
 
 
 def test_four_at_once_download_once(

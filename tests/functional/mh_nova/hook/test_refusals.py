@@ -100,7 +100,7 @@ def test_snapshot(
         | exception.InstanceNotRunning
         | exception.ImageNotFound,
     )
-    assert message(caught.value).endswith("[hook.refused.snapshot]")
+    assert message(caught.value).endswith("[agent.snapshot.policy]")
     assert told == [str(caught.value)]
     assert stock.calls == []
 
@@ -189,7 +189,10 @@ def test_attach_volume(driver: Any, stock: Stock) -> None:
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [(task_states.SHELVING, "shelve"), (task_states.RESCUING, "rescue")],
+    [
+        (task_states.SHELVING, "agent.snapshot.policy"),
+        (task_states.RESCUING, "hook.refused.rescue"),
+    ],
 )
 def test_shelve_and_rescue_do_not_stop_the_guest(
     driver: Any,
@@ -207,14 +210,14 @@ def test_shelve_and_rescue_do_not_stop_the_guest(
     one = make_instance(task_state=task)
     with pytest.raises(exception.NovaException) as caught:
         driver.power_off(one, 60, 10)
-    assert message(caught.value).endswith(f"[hook.refused.{name}]")
+    assert message(caught.value).endswith(f"[{name}]")
     assert stock.calls == []
-    assert undone == [name]
+    assert undone == ["rescue" if task == task_states.RESCUING else "shelve"]
     # the whole of what nova shows for a rescue keeps the event id
     shown = exception.InstanceNotRescuable(
         instance_id=INSTANCE, reason=f"Driver Error: {caught.value}"
     )
-    assert message(shown).endswith(f"[hook.refused.{name}]")
+    assert message(shown).endswith(f"[{name}]")
 
 
 @pytest.mark.parametrize(

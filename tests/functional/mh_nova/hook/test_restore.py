@@ -211,7 +211,7 @@ def test_a_refused_shelve_leaves_the_server_and_no_image(
         manager.reverts_task_state(shelve)(
             Manager(driver), CONTEXT, instance=instance
         )
-    assert "hook.refused.shelve" in str(caught.value)
+    assert "agent.snapshot.policy" in str(caught.value)
     assert deleted == ["queued"]
     assert now() == (vm_states.ACTIVE, None)
 
@@ -270,13 +270,13 @@ def test_a_refused_snapshot_stands_in_the_servers_action_log(
     )
     assert event.event == "mh_snapshot"
     assert event.result == "Error"
-    assert event.details.endswith("[hook.refused.snapshot]")
+    assert event.details.endswith("[agent.snapshot.policy]")
 
 
 def test_a_snapshot_that_nobody_asked_for_is_refused_too(
     driver: Any, instance: objects.Instance
 ) -> None:
-    with pytest.raises(exception.NovaException, match="refused.snapshot"):
+    with pytest.raises(exception.NovaException, match="agent.snapshot.policy"):
         driver.snapshot(
             nova_context.get_admin_context(), instance, OTHER, None
         )

@@ -206,6 +206,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "ours": {"instance": I},
     "suspend": {"instance": I},
     "forget": {"instance": I},
+    "snapshot-check": {"instance": I},
+    "snapshot": {"instance": I, "image": I},
+    "flatten": {"instance": I},
+    "copy": {"instance": I},
+    "register": {"instance": I},
+    "end": {"instance": I},
+    "sweep": {},
 }
 
 

@@ -85,6 +85,10 @@ class FakeAgent:
             "ours": known(False, ""),
             "suspend": {"ok": True},
             "forget": {"ok": True},
+            "snapshot-check": no("agent.snapshot.policy"),
+            "snapshot": no("agent.snapshot.policy"),
+            "end": {"ok": True},
+            "sweep": {"ok": True},
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
