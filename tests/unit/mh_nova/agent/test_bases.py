@@ -224,10 +224,12 @@ def test_touched_before_a_restart(host: Host, hashes: list[int]) -> None:
 def test_written_to(host: Host) -> None:
     """The writer waits for the lease; afterwards the digest is new."""
     host.adopt()
+    looked = threading.Event()
 
     def write() -> None:
         with host.base.open("r+b") as file:
             file.write(b"changed")
+            looked.wait(5)
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -237,6 +239,7 @@ def test_written_to(host: Host) -> None:
     with pytest.raises(Denied) as caught:
         host.digest()
     assert caught.value.event == "agent.measure.writer"
+    looked.set()
     writer.join(5)
     assert not writer.is_alive()
     changed = b"changed" + DATA[7:]
