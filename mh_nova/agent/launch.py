@@ -22,6 +22,7 @@ import threading
 from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.make import Making
 from mh_nova.agent.parts import Parts
+from mh_nova.agent.precache import Caching
 from mh_nova.agent.snapshot import Snapshotting
 from mh_nova.agent.start import Starting
 from mh_nova.agent.suspend import Suspending
@@ -30,7 +31,9 @@ from mh_nova.agent.work import EVENT
 _SWEEP = 5.0
 
 
-class Launcher(Making, Starting, Snapshotting, Flattening, Suspending):
+class Launcher(
+    Making, Starting, Snapshotting, Flattening, Suspending, Caching
+):
     """All launches of this host."""
 
     def __init__(self, parts: Parts) -> None:

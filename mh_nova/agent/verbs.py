@@ -26,6 +26,7 @@ from mh_core.request import PURPOSES
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
 from mh_nova.agent.ours import Ours
+from mh_nova.agent.precache import STAGES
 from mh_nova.agent.store import DISK_NAME, DiskRecord, InstanceRecord
 
 EVENT = "agent.verb"
@@ -149,6 +150,17 @@ def suspend(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def cache(context: Context, fields: Fields) -> dict[str, Any]:
+    image = fields.uuid("image")
+    manifest = fields.text(
+        "manifest", maximum=256 * 1024, pattern=r"[A-Za-z0-9_.\-]+"
+    )
+    stage = fields.choice("stage", STAGES)
+    fields.end()
+    context.launcher.cache(image, manifest, stage)
+    return {}
+
+
 def forget(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -213,6 +225,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "started": started,
     "ours": ours,
     "suspend": suspend,
+    "cache": cache,
     "forget": forget,
     "snapshot-check": snapshot_check,
     "snapshot": snapshot,

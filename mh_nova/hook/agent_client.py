@@ -237,6 +237,12 @@ class AgentClient:
         """:raises Denied: its memory would be written in the clear."""
         self._empty("suspend", {"instance": instance})
 
+    def cache(self, image: str, manifest: str, stage: str) -> None:
+        """A base fetched ahead: ``begin``, ``end`` or ``failed``."""
+        request = {"image": image, "manifest": manifest, "stage": stage}
+        fields = self._ask("cache", request, self._launch_timeout)
+        self._read(fields, lambda fields: None)
+
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})
 

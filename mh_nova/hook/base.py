@@ -59,6 +59,14 @@ class TrustedDriver(abc.ABC):
         """
 
     @abc.abstractmethod
+    def _mh_precache(self, context: Any, image: Any) -> bool:
+        """Have an encrypted image in the cache.
+
+        :returns: False: it was there.
+        :raises MHError: it could not be fetched, or is not what it claims.
+        """
+
+    @abc.abstractmethod
     def _mh_rebuild(self, instance: Any) -> None:
         """
         :raises MHError: what the image is said to be now is not what this

@@ -35,6 +35,7 @@ from mh_nova.hook import (
     faults,
     launch,
     ours,
+    precache,
     shape,
 )
 from mh_nova.hook.agent_client import AgentClient
@@ -335,6 +336,9 @@ class TrustedLibvirtDriver(Operations):
 
     def _mh_suspend(self, instance: Any) -> None:
         self._mh_client.suspend(instance.uuid)
+
+    def _mh_precache(self, context: Any, image: Any) -> bool:
+        return precache.precache(self._mh_client, context, image)
 
     def _mh_rebuild(self, instance: Any) -> None:
         self._mh_ours.rebuild(instance)

@@ -17,7 +17,7 @@ from nova import exception
 from nova.network import model as network_model
 from nova.virt.libvirt.driver import LibvirtDriver
 
-from mh_core.errors import Denied
+from mh_core.errors import Denied, MHError
 from mh_nova.hook import faults
 from mh_nova.hook.base import TrustedDriver
 
@@ -71,7 +71,11 @@ class Attach(LibvirtDriver, TrustedDriver):
     ) -> None:
         """To a running guest: past the agent, which sees each start only."""
         plain = vif["vnic_type"] in _PLAIN_VNICS and vif["type"] not in _SHARED
-        if not plain and self._mh_protected(instance):
+        try:
+            ours = self._mh_decide(instance)
+        except MHError as error:
+            raise faults.refusal(error) from error
+        if not plain and ours:
             raise faults.refusal(
                 Denied(
                     "hook.refused.attach-interface",

@@ -16,21 +16,20 @@ from typing import Any
 from nova.virt import images
 from nova.virt.libvirt.driver import LibvirtDriver
 
-from mh_core.errors import Denied
+from mh_core.errors import MHError
 from mh_nova.hook import faults, properties
 from mh_nova.hook.base import TrustedDriver
 
 
 class ImageCache(LibvirtDriver, TrustedDriver):
-    """Refused for protected instances."""
+    """Encrypted ones are hashed by the agent, and never converted."""
 
     def cache_image(self, context: Any, image_id: str) -> bool:
         image = images.IMAGE_API.get(context, image_id)
-        if properties.VERSION in (image.get("properties") or {}):
-            raise faults.refusal(
-                Denied(
-                    "hook.refused.cache-image",
-                    "a trusted image is fetched when it is launched",
-                )
-            )
-        return bool(super().cache_image(context, image_id))
+        if properties.VERSION not in (image.get("properties") or {}):
+            return bool(super().cache_image(context, image_id))
+        try:
+            return self._mh_precache(context, image)
+        except MHError as error:
+            # nova logs it, and answers "error" for this image
+            raise faults.refusal(error) from error

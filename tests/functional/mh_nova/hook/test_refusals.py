@@ -23,7 +23,6 @@ from nova.compute import manager, task_states
 from mh_nova.hook import faults, restore
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
-    Glance,
     Stock,
     make_instance,
     message,
@@ -231,13 +230,3 @@ def test_stopping_is_always_possible(
     agent.close()
     driver.power_off(make_instance(task_state=task))
     assert stock.calls == ["power_off"]
-
-
-def test_precaching(driver: Any, glance: Glance, stock: Stock) -> None:
-    stock.replace("cache_image")
-    with pytest.raises(exception.NovaException, match="cache-image"):
-        driver.cache_image(None, IMAGE)
-    assert stock.calls == []
-    glance.images[IMAGE] = {"properties": {}}
-    driver.cache_image(None, IMAGE)
-    assert stock.calls == ["cache_image"]

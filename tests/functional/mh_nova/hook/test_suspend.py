@@ -241,6 +241,18 @@ def test_turned_and_looked_at(
     assert stock.calls == []
 
 
+def test_turned_and_attached_to(
+    driver: Any, agent: FakeAgent, stock: Stock, turned: Any
+) -> None:
+    stock.replace("attach_interface", "attach_volume")
+    port = {"vnic_type": "normal", "type": "ovs"}
+    with pytest.raises(exception.NovaException, match="hook.ours.turned"):
+        driver.attach_interface(None, turned, None, port)
+    with pytest.raises(exception.NovaException, match="hook."):
+        driver.attach_volume(None, {}, turned, "/dev/vdb")
+    assert stock.calls == []
+
+
 def test_turned_and_stopped_or_deleted(
     driver: Any, agent: FakeAgent, stock: Stock, turned: Any
 ) -> None:

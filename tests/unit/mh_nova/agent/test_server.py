@@ -205,6 +205,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "started": {"instance": I, "ok": True},
     "ours": {"instance": I},
     "suspend": {"instance": I},
+    "cache": {"image": I, "manifest": "a.b.c", "stage": "begin"},
     "forget": {"instance": I},
     "snapshot-check": {"instance": I},
     "snapshot": {"instance": I, "image": I},

@@ -84,6 +84,7 @@ class FakeAgent:
             "started": {"ok": True},
             "ours": known(False, ""),
             "suspend": {"ok": True},
+            "cache": {"ok": True},
             "forget": {"ok": True},
             "snapshot-check": no("agent.snapshot.policy"),
             "snapshot": no("agent.snapshot.policy"),

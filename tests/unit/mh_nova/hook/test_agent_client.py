@@ -71,6 +71,7 @@ def test_each_verb_sends_what_the_protocol_says(agent: FakeAgent) -> None:
     client.started(INSTANCE, True)
     assert client.known(INSTANCE) == Known(False, "", "", "")
     client.suspend(INSTANCE)
+    client.cache(INSTANCE, "a.b.c", "begin")
     client.forget(INSTANCE)
     one = {"instance": INSTANCE}
     assert agent.seen == [
@@ -98,6 +99,12 @@ def test_each_verb_sends_what_the_protocol_says(agent: FakeAgent) -> None:
         {"verb": "started", "ok": True, **one},
         {"verb": "ours", **one},
         {"verb": "suspend", **one},
+        {
+            "verb": "cache",
+            "image": INSTANCE,
+            "manifest": "a.b.c",
+            "stage": "begin",
+        },
         {"verb": "forget", **one},
     ]
 
