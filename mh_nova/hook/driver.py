@@ -33,6 +33,7 @@ from mh_nova.hook import (
     compat,
     conf,
     faults,
+    firmware,
     launch,
     ours,
     precache,
@@ -351,6 +352,7 @@ class TrustedLibvirtDriver(Operations):
     def _mh_check_shape(
         self, instance: Any, block_device_info: Any, share_info: Any = None
     ) -> None:
+        firmware.check(instance)
         info = block_device_info
         swap = virt_driver.block_device_info_get_swap(info)
         ephemerals = virt_driver.block_device_info_get_ephemerals(info)

@@ -35,6 +35,10 @@ pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 
 EVIL = "https://127.0.0.1:15547/v1/keys/" + str(uuid.uuid4())
 _META = "instance_system_metadata"
+_INSERT = (
+    "insert into instance_system_metadata (created_at, instance_uuid, "
+    "`key`, value, deleted) values (now(), %s, %s, %s, 0)"
+)
 _JSON_PATCH = "application/openstack-images-v2.1-json-patch"
 #: What is written over an instance's rows: (table, column, key) to value;
 #: None: the row is taken away.
@@ -87,14 +91,7 @@ class Database:
                 found = self.run(f"select value {where}", self._server, name)
                 self.run(f"delete {where}", self._server, name)
                 if value is not None:
-                    self.run(
-                        f"insert into {_META} (created_at, instance_uuid, "
-                        "`key`, value, deleted) "
-                        "values (now(), %s, %s, %s, 0)",
-                        self._server,
-                        name,
-                        value,
-                    )
+                    self.run(_INSERT, self._server, name, value)
             before[name] = found[0][0] if found else None
         return before
 

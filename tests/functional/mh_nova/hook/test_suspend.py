@@ -284,3 +284,49 @@ def test_consoles_that_one_could_type_at(
         f"get_{kind}_console",
         "get_console_output",
     ]
+
+
+# firmware
+
+
+@pytest.mark.parametrize(
+    ("specs", "said", "event"),
+    [
+        ({"hw:tpm_version": "2.0"}, {}, "hook.refused.vtpm"),
+        ({}, {"image_hw_tpm_version": "2.0"}, "hook.refused.vtpm"),
+        (
+            {"hw:tpm_version": "2.0"},
+            {"image_hw_tpm_version": "1.2"},
+            "hook.refused.vtpm",
+        ),
+        ({}, {"image_hw_firmware_type": "uefi"}, "hook.refused.uefi"),
+    ],
+)
+def test_virtual_tpm_and_uefi_are_refused_early(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    specs: dict[str, str],
+    said: dict[str, str],
+    event: str,
+) -> None:
+    stock.replace("spawn")
+    one = make_instance(system_metadata={"image_mh_version": "1", **said})
+    one.flavor.extra_specs = specs
+    with pytest.raises(exception.BuildAbortException) as caught:
+        driver.spawn(None, one, None, [], None, {}, [], {})
+    assert message(caught.value).endswith(f"[{event}]")
+    assert stock.calls == []
+    assert set(agent.verbs()) <= {"ours"}
+
+
+def test_a_plain_instance_may_have_both(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    one = make_instance(
+        trusted=False, system_metadata={"image_hw_firmware_type": "uefi"}
+    )
+    one.flavor.extra_specs = {"hw:tpm_version": "2.0"}
+    driver.spawn(None, one, None, [], None, {}, [], {})
+    assert stock.calls == ["spawn"]
