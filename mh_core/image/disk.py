@@ -65,6 +65,8 @@ def check(
     :param fd: open for reading.
     :param driver: qcow2 or luks, never probed.
     :param virtual_size: bytes it must have, where known.
+    :param max_iterations: the most PBKDF2 rounds that trying every active
+        slot may take: the header is a tenant's, the time is the host's.
     :raises InputError: ``core.image.qcow2.*``, ``core.image.luks.*``,
         ``core.image.disk.driver``.
     :raises VerificationError: ``core.image.qcow2.*``,
@@ -74,10 +76,12 @@ def check(
         header, luks = qcow2.inspect(fd, max_iterations)
         qcow2.check(header, backing=None, virtual_size=virtual_size)
         mapping.check(fd, header)
+        _rounds(luks, max_iterations)
         return EncryptedDisk(driver, header.virtual_size, luks, header)
     if driver != "luks":
         raise InputError(EVENT + ".driver", "not a format of ours")
     luks = luks1.parse(read_at(fd, luks1.HEADER_SIZE, 0), max_iterations)
+    _rounds(luks, max_iterations)
     size = os.fstat(fd).st_size - luks.size
     if size <= 0 or size % _SECTOR:
         raise InputError(
@@ -88,6 +92,19 @@ def check(
             EVENT + ".virtual-size", "the virtual size is not the expected"
         )
     return EncryptedDisk(driver, size, luks)
+
+
+def _rounds(luks: luks1.Luks1Header, most: int) -> None:
+    rounds = sum(
+        slot.iterations + luks.mk_digest_iterations
+        for slot in luks.slots
+        if slot.active
+    )
+    if rounds > most:
+        raise InputError(
+            "core.image.luks.iterations",
+            f"{rounds} PBKDF2 iterations to open it are not allowed",
+        )
 
 
 def unlock(

@@ -33,7 +33,14 @@ from contextlib import contextmanager
 from mh_core.errors import Denied, NotFound
 from mh_nova.agent.hashing import GrowingHash, hash_file
 from mh_nova.agent.measurers.base import HashedFile
-from mh_nova.agent.paths import BASE_DIR, PART, Root, base_name, open_at
+from mh_nova.agent.paths import (
+    BASE_DIR,
+    PART,
+    UNPACKED,
+    Root,
+    base_name,
+    open_at,
+)
 from mh_nova.agent.store import BaseRecord, Store
 
 LOG = logging.getLogger(__name__)
@@ -118,6 +125,7 @@ class Bases:
             if self._path_status(name) is not None:
                 return
             self._unlink(name + PART)
+            self._unlink(name + PART + UNPACKED)
             growing = GrowingHash(self._root, name + PART)
             self._growing[name] = (growing, users)
             growing.start()

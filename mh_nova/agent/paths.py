@@ -31,6 +31,8 @@ BASE_DIR = "_base"
 #: nova's image cache looks after ``<sha1>_<digits>``.
 SUFFIX = "_36"
 PART = ".part"
+#: After ``PART``: a disk while it is taken out of an OVA.
+UNPACKED = ".disk"
 DISK = re.compile(r"disk(\.(local|swap|eph[0-9]{1,3}))?")
 CONFIG_DRIVE = "disk.config"
 CONSOLE_LOG = "console.log"

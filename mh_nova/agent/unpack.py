@@ -42,11 +42,16 @@ from mh_nova.agent import envelope
 from mh_nova.agent.hashing import hash_file
 from mh_nova.agent.kms import KeyUrl
 from mh_nova.agent.measurers.base import HashedFile
-from mh_nova.agent.paths import BASE_DIR, PART, Root, base_name, open_at
+from mh_nova.agent.paths import (
+    BASE_DIR,
+    PART,
+    UNPACKED,
+    Root,
+    base_name,
+    open_at,
+)
 
 EVENT = "agent.unpack"
-#: Of the disk while it is taken out, beside ``.part``.
-SUFFIX = ".disk"
 
 
 def _files(
@@ -186,7 +191,7 @@ def unpacked(
     container = check(manifest, key_url, hashed)
     name = base_name(image) + PART
     with root.directory(BASE_DIR) as directory:
-        temporary = name + SUFFIX
+        temporary = name + UNPACKED
         _remove(directory, temporary)
         fd = open_at(directory, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:

@@ -272,6 +272,33 @@ def test_ova_warm(world: World) -> None:
     world.start(xml=hooks_xml(world, "qcow2"))
 
 
+def test_two_launches_of_one_ova(world: World) -> None:
+    """The second waits on the same download, and finds the base."""
+    sign(world, wrapped(world))
+    first, second = world.instance, world.new_instance()
+    world.prepare()
+    world.instance = second
+    world.prepare()
+    world.download()
+    world.launcher.make(first, True)
+    world.launcher.make(second, False)
+    for instance in (first, second):
+        world.instance = instance
+        world.start(xml=hooks_xml(world, "qcow2"))
+
+
+def test_what_a_crash_left_goes(world: World) -> None:
+    sign(world, wrapped(world))
+    left = world.part.with_name(world.part.name + ".disk")
+    left.write_bytes(b"half a disk")
+    world.prepare()
+    assert not left.exists()
+    left.write_bytes(b"half a disk")
+    world.download()
+    world.launcher.make(world.instance, True)
+    assert not left.exists()
+
+
 def test_ova_with_the_key_url_of_the_seed(world: World) -> None:
     sign(world, wrapped(world, world.kms.compat_url))
     world.make()

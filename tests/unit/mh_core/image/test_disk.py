@@ -12,6 +12,7 @@
 """Encrypted disks of both formats, and what is inside them."""
 
 import os
+import struct
 import uuid
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_refused(tmp_path: Path) -> None:
     assert event("luks") == "core.image.luks.payload"
     path.write_bytes(data[:4] + b"\0" + data[5:])
     assert event("luks") == "core.image.luks.magic"
+
+
+def test_the_time_to_open_is_bounded(tmp_path: Path) -> None:
+    """Each slot is allowed, all of them together are not."""
+    path = tmp_path / "disk"
+    os.close(raw_luks(path, bytes(512)))
+    data = bytearray(path.read_bytes())
+    for slot in range(8):
+        at = 208 + 48 * slot
+        struct.pack_into(">II", data, at, 0x00AC71F3, 2_000_000)
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(InputError) as caught:
+        disk.check(fd, "luks", 512)
+    assert caught.value.event == "core.image.luks.iterations"
+    assert disk.check(fd, "luks", 512, 20_000_000)
+    os.close(fd)
 
 
 @settings(max_examples=100, deadline=None)
