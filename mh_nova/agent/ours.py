@@ -65,7 +65,9 @@ class Ours:
             record = self._store.instance(instance)
         except (NotFound, InputError):
             record = None
-        if record is None or not any(disk.base for disk in record.disks):
+        if record is None or not any(
+            disk.base for disk in record.disks if disk.name == "disk"
+        ):
             return {"image": "", "key_id": "", "key_url": ""}
         return {
             "image": record.image,

@@ -189,6 +189,20 @@ def test_no_mount_happens_under_running_guests() -> None:
         assert unit["Install"]["WantedBy"] == "local-fs.target"
 
 
+def test_save_directory_is_encrypted_before_it_is_bound() -> None:
+    unit = _read("mh-agent-save-dir.service")
+    mount = _read("var-lib-libvirt-qemu-save.mount")["Mount"]
+    text = (UNITS / "mh-agent-save-dir.service").read_text()
+    before = " ".join(re.findall(r"^Before=(.*)", text, re.M)).split()
+    assert "var-lib-libvirt-qemu-save.mount" in before
+    assert unit["Service"]["ExecStart"].split()[-1] == mount["What"]
+    assert unit["Service"]["Type"] == "oneshot"
+    condition = unit["Unit"]["ConditionPathExistsGlob"]
+    assert condition == "!/run/libvirt/qemu/*.pid"
+    # nobody who did not ask for it gets it
+    assert unit["Install"]["WantedBy"] == "var-lib-libvirt-qemu-save.mount"
+
+
 def test_users_exist_for_the_servers(tmp_path: pathlib.Path) -> None:
     # makes the users in an empty root, which is where they stay
     (tmp_path / "etc").mkdir()

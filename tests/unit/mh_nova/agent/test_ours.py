@@ -18,9 +18,11 @@ import pytest
 
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.paths import Root
-from mh_nova.agent.store import Store
+from mh_nova.agent.store import DiskRecord, InstanceRecord, Store
 
 INSTANCE = "4f0c6a52-0d36-4f55-a2f5-1d4a4f7b8c10"
+OTHER = "33333333-3333-4333-8333-333333333333"
+KEY = "44444444-4444-4444-8444-444444444444"
 
 
 class NoDomain:
@@ -40,3 +42,45 @@ def test_a_damaged_header_still_says_encrypted(
     libvirt: Any = NoDomain()
     ours = Ours(Root(str(tmp_path)), Store(tmp_path / "state"), libvirt)
     assert ours.why(INSTANCE) == why
+
+
+def record(*disks: DiskRecord) -> InstanceRecord:
+    return InstanceRecord(
+        instance=INSTANCE,
+        image=OTHER,
+        project="p",
+        user="u",
+        host="node1",
+        key_url="https://kms.example/v1/keys/x",
+        key_id=KEY,
+        manifest="a.b.c",
+        compat=False,
+        user_data_digest="",
+        disks=disks,
+        made=True,
+    )
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_what_the_root_disk_lies_over(tmp_path: Path, root: bool) -> None:
+    """A disk that was flattened lies over no image, whatever others do."""
+    libvirt: Any = NoDomain()
+    store = Store(tmp_path / "state")
+    ours = Ours(Root(str(tmp_path)), store, libvirt)
+    nothing = {"image": "", "key_id": "", "key_url": ""}
+    assert ours.source(INSTANCE) == nothing
+    store.save_instance(
+        record(
+            DiskRecord("disk", 1, KEY, root),
+            DiskRecord("disk.local", 1, OTHER, True),
+        )
+    )
+    assert ours.source(INSTANCE) == (
+        {
+            "image": OTHER,
+            "key_id": KEY,
+            "key_url": "https://kms.example/v1/keys/x",
+        }
+        if root
+        else nothing
+    )
