@@ -214,6 +214,9 @@ def test_refused_early_and_unharmed(
     elif operation in ("snapshot", "shelve"):
         # this key's policy does not list the purpose
         assert "kms.release.purpose" in said, said
+    elif operation == "suspend":
+        # this host's save directory is in the clear
+        assert "agent.suspend.clear" in said, said
     else:
         assert "hook.refused." in said, said
     assert sorted(world.node1.virsh("list", "--uuid").stdout.split()) == (
