@@ -24,7 +24,8 @@ from mh_core.request import PURPOSES
 
 EVENT = "client.release-policy"
 CHECKS = ("level", "project", "purpose", "manifest", "tags")
-DEFAULT_PURPOSES = ("launch", "start")
+#: An ordinary life: launched, started again, moved and enlarged.
+DEFAULT_PURPOSES = ("launch", "start", "migrate-in", "resize")
 #: ``boot-only`` accepts hosts whose software is not measured, and better.
 LEVELS = {"trusted": ("trusted",), "boot-only": ("trusted", "boot-only")}
 

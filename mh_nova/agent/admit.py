@@ -51,7 +51,7 @@ from mh_nova.agent.domain_schema import ALLOWED
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
 MAX_XML = 512 * 1024
-_STARTS = ("launch", "start")
+_STARTS = ("launch", "start", "migrate-in", "resize")
 #: Elements whose presence has an id of its own; paths below ``domain``.
 _NAMED = {
     "os/kernel": "direct-boot",

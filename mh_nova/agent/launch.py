@@ -9,7 +9,8 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""The launch side: prepare → make → start → started → forget.
+"""The launch side: prepare → make → start → started → forget; for a disk
+that moves, resize between make and start, and arrived at the end.
 
 Each verb of the socket ends here.  What decides stands elsewhere:
 :mod:`.release` (is this the answer to our question), :mod:`.measure` (may
@@ -21,6 +22,7 @@ import threading
 
 from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.make import Making
+from mh_nova.agent.move import Moving
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.precache import Caching
 from mh_nova.agent.snapshot import Snapshotting
@@ -32,7 +34,13 @@ _SWEEP = 5.0
 
 
 class Launcher(
-    Making, Starting, Snapshotting, Flattening, Suspending, Caching
+    Making,
+    Starting,
+    Snapshotting,
+    Flattening,
+    Suspending,
+    Caching,
+    Moving,
 ):
     """All launches of this host."""
 

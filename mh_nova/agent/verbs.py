@@ -216,6 +216,28 @@ def sweep(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def describe(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    return context.launcher.describe(instance)
+
+
+def resize(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    disk = fields.text("disk", pattern=DISK_NAME)
+    size = fields.integer("size", 1, _MAX_SIZE)
+    fields.end()
+    context.launcher.resize(instance, disk, size)
+    return {}
+
+
+def arrived(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.arrived(instance)
+    return {}
+
+
 VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "status": status,
     "prepare": prepare,
@@ -234,6 +256,9 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "register": register,
     "end": end,
     "sweep": sweep,
+    "describe": describe,
+    "resize": resize,
+    "arrived": arrived,
 }
 
 

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from mh_core.encoding import MAX_JSON, parse_json
 from mh_core.errors import Denied, InputError, Unavailable
 from mh_core.fields import Fields
+from mh_nova.hook.description import Description
 
 T = TypeVar("T")
 ANSWER = "hook.agent.answer"
@@ -259,6 +260,18 @@ class AgentClient:
         """
         timeout = self._launch_timeout if patient else None
         return self._read(self._ask(verb, members, timeout), reader)
+
+    def describe(self, instance: str) -> Description:
+        fields = self._ask("describe", {"instance": instance})
+        return self._read(fields, Description.parse)
+
+    def resize(self, instance: str, disk: str, size: int) -> None:
+        self._empty(
+            "resize", {"instance": instance, "disk": disk, "size": size}
+        )
+
+    def arrived(self, instance: str) -> None:
+        self._empty("arrived", {"instance": instance})
 
     def _empty(self, verb: str, members: dict[str, Any]) -> None:
         self._read(self._ask(verb, members), lambda fields: None)

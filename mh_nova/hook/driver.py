@@ -191,7 +191,9 @@ class TrustedLibvirtDriver(Operations):
             ok = False
             try:
                 event = self._mh_client.start(
-                    instance.uuid, xml, "launch" if launching else "start"
+                    instance.uuid,
+                    xml,
+                    self._mh_launcher.purpose(instance.uuid),
                 )
                 LOG.info("Start admitted [%s]", event, instance=instance)
                 guest = create()

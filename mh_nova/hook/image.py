@@ -83,10 +83,10 @@ class MHImage(imagebackend.Image):
         """
         image: str = kwargs.get("image_id") or ""
         own = bool(image) and image == self._instance.image_ref
-        if own and self.exists() and os.path.exists(launch.base_path(image)):
-            self.resize_image(size or 0)
-            return
-        if self._without_base():
+        if not self._launcher.arriving(self._instance.uuid) and (
+            (own and self.exists() and os.path.exists(launch.base_path(image)))
+            or self._without_base()
+        ):
             self.resize_image(size or 0)
             return
         if not own:
@@ -101,6 +101,7 @@ class MHImage(imagebackend.Image):
             raise Denied(
                 "hook.image.overlay", "the agent left no encrypted disk"
             )
+        self.resize_image(size or 0)
 
     def _without_base(self) -> bool:
         """The disk is there, and was flattened: nothing is to be fetched.
@@ -127,12 +128,19 @@ class MHImage(imagebackend.Image):
         """Nothing, where the disk is large enough: the overlay is made with
         the flavor's size. nova asks at every hard reboot.
 
-        :raises Denied: ``hook.refused.resize``.
+        :raises MHError: the agent's, which makes a disk larger only when it
+            has just arrived.
         """
         if size > self.get_disk_size(self.path):
-            raise Denied(
-                "hook.refused.resize", "an encrypted disk cannot grow yet"
-            )
+            self._client.resize(self._instance.uuid, self.disk_name, size)
+
+    def rollback_to_snap(self, name: str) -> None:
+        """The only thing nova does with it: a reverted resize, when the
+        disk as it was before has its name again.
+
+        :raises MHError: the agent's.
+        """
+        self._launcher.came_back(self._instance)
 
     def libvirt_info(self, *args: Any, **kwargs: Any) -> xml.GuestDisk:
         """nova's disk element with the secrets the agent names.

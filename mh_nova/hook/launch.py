@@ -16,13 +16,9 @@ The hook moves ciphertext and asks; the agent hashes, holds it against the
 manifest, gets the key and writes the disks.
 """
 
-import base64
-import binascii
 import contextlib
 import glob
-import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,16 +29,21 @@ from nova.virt.libvirt import imagebackend, imagecache
 from oslo_log import log as logging
 from oslo_utils import fileutils
 
-from mh_core.errors import Denied, InputError
+from mh_core.errors import Denied
 from mh_nova.hook import download, inspection, properties
-from mh_nova.hook.agent_client import AgentClient, PrepareRequest
+from mh_nova.hook.agent_client import (
+    AgentClient,
+    PrepareRequest,
+)
+from mh_nova.hook.arrive import PART as PART
+from mh_nova.hook.arrive import Arrivals, user_data_digest
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 #: ``_`` and digits: the names nova's image cache manager keeps while an
 #: instance uses the image, and deletes by age afterwards.
 SUFFIX = "_36"
-PART = ".part"
+MISSING = "hook.image.missing"
 TICKET = "mh_ticket"
 ROOT = "disk"
 
@@ -56,37 +57,19 @@ def base_path(image: str) -> str:
     return os.path.join(directory, name)
 
 
-def user_data_digest(user_data: str | None) -> str:
-    """SHA-256 (hex) of what the guest gets as user data; "" for none.
-
-    :param user_data: base64, as nova keeps it.
-    :raises InputError: ``hook.launch.user-data``.
-    """
-    if not user_data:
-        return ""
-    try:
-        data = base64.b64decode(user_data)
-    except (binascii.Error, ValueError) as exc:
-        raise InputError(
-            "hook.launch.user-data", "the user data is not base64"
-        ) from exc
-    return hashlib.sha256(data).hexdigest()
-
-
-class Launcher:
+class Launcher(Arrivals):
     """Shared by the driver and its image backend."""
 
     def __init__(self, client: AgentClient) -> None:
-        self._client = client
-        self._lock = threading.Lock()
-        self._launching: set[str] = set()
+        super().__init__(client)
 
     def prepare(
-        self, context: Any, instance: Any, purpose: str
+        self, context: Any, instance: Any, purpose: str, size: int = 0
     ) -> properties.ImageFacts:
         """Tell the agent, so that the key comes while the image downloads.
 
         :param purpose: of ``mh_core.request.PURPOSES``.
+        :param size: of a root disk that is there already, bytes.
         :raises MHError: ``hook.image.*``, ``hook.launch.*``, the agent's.
         """
         try:
@@ -119,7 +102,7 @@ class Launcher:
                 compat=facts.compat,
                 purpose=purpose,
                 virtual_size=facts.virtual_size,
-                disks=((ROOT, root or facts.virtual_size),),
+                disks=((ROOT, size or root or facts.virtual_size),),
                 user_data_digest=user_data_digest(instance.user_data),
             )
         )
@@ -129,17 +112,8 @@ class Launcher:
     def launch(self, context: Any, instance: Any) -> Iterator[None]:
         """Around ``spawn``: prepared before, a launch while it lasts."""
         self.prepare(context, instance, "launch")
-        with self._lock:
-            self._launching.add(instance.uuid)
-        try:
+        with self._purposely(instance.uuid, "launch"):
             yield
-        finally:
-            with self._lock:
-                self._launching.discard(instance.uuid)
-
-    def launching(self, instance: str) -> bool:
-        with self._lock:
-            return instance in self._launching
 
     def make(self, context: Any, instance: Any, trusted_certs: Any) -> None:
         """Download the base unless it is there, and have the disks made.
@@ -153,7 +127,7 @@ class Launcher:
         :raises MHError: as :meth:`prepare`; ``hook.image.inspection``,
             ``hook.image.download``; the agent's.
         """
-        if not self.launching(instance.uuid):
+        if not self.prepared(instance.uuid):
             self.prepare(context, instance, "start")
         base = base_path(instance.image_ref)
         fileutils.ensure_tree(os.path.dirname(base))
@@ -175,9 +149,14 @@ class Launcher:
             if os.path.exists(base):
                 return False
             try:
-                self._download(
-                    context, instance.image_ref, base + PART, trusted_certs
-                )
+                try:
+                    self._download(
+                        context, instance.image_ref, base + PART, trusted_certs
+                    )
+                except Denied as exc:
+                    if exc.event != MISSING:
+                        raise
+                    self.copy(instance, base, exc)
                 self._client.make(instance.uuid, downloaded=True)
             finally:
                 # where the agent accepted it, it has another name by now
@@ -195,7 +174,6 @@ class Launcher:
             meta = images.IMAGE_API.get(context, image)
             inspection.inspect(properties.read(meta).form, image, part)
         except exception.ImageNotFound as exc:
-            # never nova's fallback, which copies from another host
             raise Denied(
                 "hook.image.missing",
                 "the image is not, or no longer, in the image service",

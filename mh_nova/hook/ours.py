@@ -22,7 +22,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_core.image import luks1
+from mh_core.image import luks1, qcow2
 from mh_core.image.qcow2_header import CRYPT_LUKS
 from mh_nova.hook import properties
 from mh_nova.hook.agent_client import AgentClient, Known
@@ -63,6 +63,20 @@ def header(path: str) -> Header:
         return Header.PLAIN
     (method,) = struct.unpack(">I", head[32:36])
     return Header.ENCRYPTED if method == CRYPT_LUKS else Header.PLAIN
+
+
+def virtual_size(path: str) -> int:
+    """Bytes of an encrypted disk, as its header says.
+
+    :raises MHError: ``hook.image.overlay``, ``core.image.qcow2.*``.
+    """
+    try:
+        with open(path, "rb") as disk:
+            return qcow2.read_header(disk.fileno()).virtual_size
+    except OSError as exc:
+        raise Denied(
+            "hook.image.overlay", "the instance has no disk here"
+        ) from exc
 
 
 def root_disk(instance: Any) -> str:

@@ -15,6 +15,9 @@
 Its boot sector prints on the first serial port a greeting, which is stored
 XOR 0x5A so that it stands nowhere in the file, then the token it reads
 from the second sector.  A guest that prints the token has read its disk.
+Before, it counts its boots in the first byte of the fourth sector, and
+prints behind the token " #A" at the first, " #B" at the second and so on:
+a guest that goes on counting has what it wrote to its disk before.
 """
 
 from __future__ import annotations
@@ -63,6 +66,8 @@ def boot_sector() -> bytes:
     code.put("fa 31c0 8ed8 8ec0 8ed0 bc007c fb fc")
     # int 13h: read 1 sector, cylinder 0, sector 2, head 0 to 0:7e00
     code.put("bb007e b80102 b90200 b600 cd13")
+    # the same with sector 4, to 0:8000; inc byte [8000]; int 13h: write it
+    code.put("bb0080 b80102 b90400 b600 cd13 fe060080 b80103 cd13")
     greeting = code.here() + 1
     code.put("be 0000")  # mov si, greeting
     loop = code.here()
@@ -74,7 +79,8 @@ def boot_sector() -> bytes:
     code.put("ac 84c0 7405")  # lodsb; test al, al; jz +5
     code.call_print()
     code.jump_back(loop)
-    for byte in ("b00d", "b00a"):  # CR, LF
+    # space, '#', [8000] + '@', CR, LF
+    for byte in ("b020", "b023", "a00080 0440", "b00d", "b00a"):
         code.put(byte)
         code.call_print()
     code.put("f4 ebfd")  # hlt; jmp $-1

@@ -120,6 +120,8 @@ client_sha256 = {client_sha256}
 """
 
 _NOVA = """\
+[DEFAULT]
+allow_resize_to_same_host = true
 [filter_scheduler]
 available_filters = mh_scheduler.filters.all_filters
 enabled_filters = {filters}

@@ -9,19 +9,45 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""Cold migration and resize."""
+"""Cold migration and resize.
 
+nova copies the disk, which is ciphertext, and starts it where it arrives,
+where the agent asks for its keys afresh.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
+import nova.conf
+from nova import exception, objects
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_log import log as logging
+from oslo_serialization import jsonutils
 
-from mh_core.errors import Denied
-from mh_nova.hook import faults
+from mh_core.errors import Denied, MHError
+from mh_core.fields import Fields
+from mh_nova.hook import faults, launch
+from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
+from mh_nova.hook.description import Description
+from mh_nova.hook.guard import TRAIT
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+EVENT = "hook.migrate"
+#: Member of nova's disk_info, which the source hands to the destination.
+CARRIED = "mh"
 
 
 class Migrate(LibvirtDriver, TrustedDriver):
-    """Refused for protected instances."""
+    """Where a protected instance goes to is asked before it is stopped."""
+
+    _mh_client: AgentClient
+    _mh_launcher: launch.Launcher
+
+    # Where it is
 
     def migrate_disk_and_power_off(
         self,
@@ -34,14 +60,45 @@ class Migrate(LibvirtDriver, TrustedDriver):
         timeout: int = 0,
         retry_interval: int = 0,
     ) -> Any:
+        """Refused while the guest still runs, it runs on.
+
+        1. metadata and host agree that it is ours;
+        2. the new flavor has no other disks;
+        3. the disk lies over its image: none that was unshelved;
+        4. the destination offers itself for trusted instances.  That is the
+           cloud's word, good for an early answer: what counts is whether the
+           key is released there;
+        5. nova stops the guest and copies the disk; what the destination's
+           agent needs to know goes with nova's own list of disks.
+        """
+        described = None
         if self._mh_protected(instance):
-            raise faults.rollback(
-                Denied(
-                    "hook.refused.migrate",
-                    "it can be neither resized nor migrated yet",
-                )
-            )
-        return super().migrate_disk_and_power_off(
+            try:
+                # 1: one that disagrees raises
+                self._mh_decide(instance)
+                # 2
+                old = instance.flavor
+                if (flavor.swap, flavor.ephemeral_gb) != (
+                    old.swap,
+                    old.ephemeral_gb,
+                ):
+                    raise Denied(
+                        EVENT + ".flavor",
+                        "a resize cannot change swap or ephemeral disks",
+                    )
+                # 3
+                described = self._mh_describe(instance)
+                if described is not None and not described.based:
+                    raise Denied(
+                        EVENT + ".flattened",
+                        "a disk that was unshelved cannot move yet",
+                    )
+                # 4
+                self._mh_check_destination(context, instance)
+            except MHError as error:
+                raise faults.rollback(error) from error
+        # 5
+        disks = super().migrate_disk_and_power_off(
             context,
             instance,
             dest,
@@ -51,3 +108,181 @@ class Migrate(LibvirtDriver, TrustedDriver):
             timeout,
             retry_interval,
         )
+        return disks if described is None else _carry(disks, described)
+
+    def _mh_check_destination(self, context: Any, instance: Any) -> None:
+        """:raises Denied: ``hook.migrate.destination``."""
+        try:
+            migration = objects.Migration.get_by_id(
+                context, instance.migration_context.migration_id
+            )
+            node = objects.ComputeNode.get_by_host_and_nodename(
+                context, migration.dest_compute, migration.dest_node
+            )
+            found = self.virtapi.reportclient.get_provider_traits(
+                context, node.uuid
+            )
+        except (exception.NovaException, AttributeError) as exc:
+            raise Denied(
+                EVENT + ".destination",
+                "it cannot be told whether the destination is trusted",
+            ) from exc
+        if TRAIT not in found.traits:
+            raise Denied(
+                EVENT + ".destination",
+                "the destination does not offer itself for trusted instances",
+            )
+
+    def _mh_describe(self, instance: Any) -> Description | None:
+        """None where the destination must do with the image service."""
+        try:
+            return self._mh_client.describe(instance.uuid)
+        except MHError as error:
+            LOG.warning(
+                "The agent does not describe it: %s", error, instance=instance
+            )
+            return None
+
+    def confirm_migration(
+        self, context: Any, migration: Any, instance: Any, network_info: Any
+    ) -> None:
+        """It lives elsewhere from now on: this host forgets it."""
+        # asked before the files go, which are part of the answer
+        forget = instance.host != CONF.host and self._mh_protected(instance)
+        super().confirm_migration(context, migration, instance, network_info)
+        if forget:
+            self._mh_forget(instance)
+
+    def finish_revert_migration(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        migration: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        def finish() -> None:
+            super(Migrate, self).finish_revert_migration(
+                context,
+                instance,
+                network_info,
+                migration,
+                block_device_info,
+                power_on,
+                share_info=share_info,
+            )
+
+        if not self._mh_protected(instance):
+            return finish()
+        with self._mh_off(context, instance):
+            self._mh_decide(instance)
+            with self._mh_launcher.come_back(instance):
+                finish()
+
+    # Where it goes to
+
+    def finish_migration(
+        self,
+        context: Any,
+        migration: Any,
+        instance: Any,
+        disk_info: str,
+        network_info: Any,
+        image_meta: Any,
+        resize_instance: bool,
+        allocations: dict[str, Any],
+        block_device_info: dict[str, Any] | None = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        """The disk has arrived.
+
+        1. metadata and host agree that it is ours;
+        2. the agent asks for the keys, also where the guest is to stay off,
+           looks at the disk, and finds that they open it;
+        3. it becomes as large as the flavor says;
+        4. it starts, through the gate.
+        """
+        disk_info, carried = _uncarry(disk_info)
+
+        def finish() -> None:
+            super(Migrate, self).finish_migration(
+                context,
+                migration,
+                instance,
+                disk_info,
+                network_info,
+                image_meta,
+                resize_instance,
+                allocations,
+                block_device_info,
+                power_on,
+                share_info=share_info,
+            )
+
+        if not self._mh_protected(instance):
+            return finish()
+        source = migration.source_compute
+        here = source == migration.dest_compute
+        with self._mh_off(context, instance):
+            # 1
+            self._mh_decide(instance)
+            self._mh_check_shape(instance, block_device_info, share_info)
+            self._mh_require()
+            # 2, 3, 4
+            with self._mh_launcher.arrive(
+                context,
+                instance,
+                "resize" if here else "migrate-in",
+                None if carried is None else _described(carried),
+                source,
+            ):
+                finish()
+
+    @contextlib.contextmanager
+    def _mh_off(self, context: Any, instance: Any) -> Iterator[None]:
+        """Where our side refuses, nova finishes all the same, guest off.
+
+        The guest was stopped on its own host before.  With an error, nova
+        would leave the server in ERROR, with its host changed and no way
+        back that a tenant has; so it can be reverted, or started when the
+        cause is gone.
+        """
+        try:
+            yield
+        except (MHError, exception.NovaException) as error:
+            cause = error if isinstance(error, MHError) else error.__cause__
+            if not isinstance(cause, MHError):
+                raise
+            refused = faults.refusal(cause, faults.START)
+            LOG.error("%s", refused, instance=instance)
+            faults.tell(instance, faults.text(cause, faults.START))
+            faults.record(context, instance, "mh_finish_move", refused)
+
+
+def _carry(disk_info: str, described: Description) -> str:
+    """nova's list of disks with the description in its root disk."""
+    disks = jsonutils.loads(disk_info)
+    for disk in disks:
+        if os.path.basename(disk["path"]) == launch.ROOT:
+            disk[CARRIED] = described.to_dict()
+    return str(jsonutils.dumps(disks))
+
+
+def _uncarry(disk_info: str) -> tuple[str, Any]:
+    """nova's own list again, and the description; None: there was none."""
+    disks = jsonutils.loads(disk_info)
+    carried = [disk.pop(CARRIED) for disk in disks if CARRIED in disk]
+    if not carried:
+        return disk_info, None
+    return str(jsonutils.dumps(disks)), carried[0]
+
+
+def _described(carried: Any) -> Description:
+    """:raises InputError: ``hook.migrate.description``."""
+    fields = Fields(carried, EVENT + ".description")
+    described = Description.parse(fields)
+    fields.end()
+    return described

@@ -57,7 +57,12 @@ def test_strict_by_default(authority: Authority) -> None:
     assert made["levels"] == ["trusted"]
     assert made["tickets"] == "required"
     assert made["compat"] is False
-    assert made["purposes"] == ["launch", "start"]
+    assert made["purposes"] == [
+        "launch",
+        "start",
+        "migrate-in",
+        "resize",
+    ]
     assert "d" not in made["manifest_keys"][0]
 
 

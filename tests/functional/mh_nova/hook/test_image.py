@@ -304,12 +304,17 @@ def test_user_data_that_is_not_base64(backend: MHBackend) -> None:
     assert caught.value.event == "hook.launch.user-data"
 
 
-def test_growing_is_refused(backend: MHBackend) -> None:
+def test_growing_is_the_agents(backend: MHBackend, agent: FakeAgent) -> None:
     one = launch(backend, make_instance())
     one.resize_image(1048576)
+    assert agent.asked("resize") == []
+    one.resize_image(1048577)
+    (request,) = agent.asked("resize")
+    assert (request["disk"], request["size"]) == ("disk", 1048577)
+    agent.answers["resize"] = no("agent.resize.not-made")
     with pytest.raises(Denied) as caught:
         one.resize_image(1048577)
-    assert caught.value.event == "hook.refused.resize"
+    assert caught.value.event == "agent.resize.not-made"
 
 
 @pytest.mark.parametrize(

@@ -63,22 +63,16 @@ class Manager:
 
 
 @pytest.mark.parametrize("state", ["active", "stopped"])
-def test_suspend_and_migration_leave_the_state(
+def test_suspend_leaves_the_state(
     driver: Any, agent: FakeAgent, stock: Stock, state: str
 ) -> None:
-    stock.replace("suspend", "migrate_disk_and_power_off")
+    stock.replace("suspend")
     one = make_instance(vm_state=state)
     nova = Manager()
     agent.answers["suspend"] = no("agent.suspend.clear")
     error = nova.run(one, lambda: driver.suspend(None, one))
     assert nova.state == state
     assert message(error).endswith("[agent.suspend.clear]")
-    error = nova.run(
-        one,
-        lambda: driver.migrate_disk_and_power_off(None, one, "d", None, None),
-    )
-    assert nova.state == state
-    assert message(error).endswith("[hook.refused.migrate]")
     assert stock.calls == []
 
 

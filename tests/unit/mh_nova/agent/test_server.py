@@ -214,6 +214,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "register": {"instance": I},
     "end": {"instance": I},
     "sweep": {},
+    "describe": {"instance": I},
+    "resize": {"instance": I, "disk": "disk", "size": 1},
+    "arrived": {"instance": I},
 }
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mh_nova.hook.agent_client import AgentClient
+from tests.unit.mh_nova.hook.test_properties import IMAGE, KEY
 
 Answer = dict[str, Any] | bytes | Callable[[dict[str, Any]], Any] | None
 
@@ -33,6 +34,14 @@ TRUSTED = {
     "findings": [],
     "enrolled": True,
     "version": "1",
+}
+DESCRIBED = {
+    "image": IMAGE,
+    "key_url": "https://kms.example/v1/keys/" + KEY,
+    "key_id": KEY,
+    "manifest": "e30.e30.AAAA",
+    "compat": False,
+    "disks": [{"name": "disk", "size": 1048576, "base": True}],
 }
 DISKS = {
     "ok": True,
@@ -90,6 +99,9 @@ class FakeAgent:
             "snapshot": no("agent.snapshot.policy"),
             "end": {"ok": True},
             "sweep": {"ok": True},
+            "describe": {"ok": True, **DESCRIBED},
+            "resize": {"ok": True},
+            "arrived": {"ok": True},
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)

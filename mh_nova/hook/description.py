@@ -1,0 +1,80 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""An instance's public facts, as one host's agent tells another's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mh_core.fields import Fields
+
+
+@dataclass(frozen=True)
+class Description:
+    """What another host needs to ask for an instance's keys.
+
+    :param disks: (name, virtual size in bytes) of each disk.
+    :param based: the root disk lies over the image's base.
+    """
+
+    image: str
+    key_url: str
+    key_id: str
+    manifest: str
+    compat: bool
+    disks: tuple[tuple[str, int], ...]
+    based: bool
+
+    @classmethod
+    def parse(cls, fields: Fields) -> "Description":
+        """The caller ends ``fields``.
+
+        :raises InputError: with the event of ``fields``.
+        """
+
+        def disk(value: Any) -> tuple[str, int, bool]:
+            item = Fields(value, fields.event)
+            name = item.text("name", pattern=r"disk[A-Za-z0-9._\-]{0,60}")
+            size = item.integer("size", 1, 1 << 50)
+            base = item.boolean("base")
+            item.end()
+            return name, size, base
+
+        disks = fields.list("disks", disk, 16)
+        return cls(
+            image=fields.uuid("image"),
+            key_url=fields.text("key_url", maximum=2048),
+            key_id=fields.uuid("key_id"),
+            manifest=fields.text(
+                "manifest", maximum=256 * 1024, pattern=r"[A-Za-z0-9_.\-]+"
+            ),
+            compat=fields.boolean("compat"),
+            disks=tuple((name, size) for name, size, _ in disks),
+            based=any(name == "disk" and base for name, _, base in disks),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "image": self.image,
+            "key_url": self.key_url,
+            "key_id": self.key_id,
+            "manifest": self.manifest,
+            "compat": self.compat,
+            "disks": [
+                {
+                    "name": name,
+                    "size": size,
+                    "base": self.based and name == "disk",
+                }
+                for name, size in self.disks
+            ],
+        }
