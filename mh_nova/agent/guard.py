@@ -120,9 +120,10 @@ class Guard:
         except OSError:
             swaps = ["the kernel's list"]
         for name in swaps:
+            shown = name[:80].encode("ascii", "replace").decode()
             found.add(
                 EVENT + ".swap",
-                f"{name[:80]} is neither dm-crypt nor zram: guests' memory "
+                f"{shown} is neither dm-crypt nor zram: guests' memory "
                 "and keys would be on a disk",
             )
 

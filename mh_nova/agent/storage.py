@@ -124,7 +124,8 @@ class Storage:
 
         :raises OSError: the kernel's list cannot be read.
         """
-        lines = (self._root / "proc/swaps").read_text().splitlines()
+        data = (self._root / "proc/swaps").read_bytes()
+        lines = os.fsdecode(data).split("\n")
         # the first line is the heading
         return [
             name
@@ -139,7 +140,7 @@ class Storage:
         )
         try:
             status = os.stat(self._root / path.lstrip("/"))
-        except OSError:
+        except (OSError, ValueError):
             return False
         if stat.S_ISBLK(status.st_mode):
             major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)

@@ -21,9 +21,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mh_core.errors import Unavailable
+from mh_nova.agent import host_conf
 from mh_nova.agent.guard import Guard
+from mh_nova.agent.storage import Storage
 
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
@@ -351,3 +355,36 @@ def test_several_at_once(host: Host) -> None:
     host.block("sda")
     host.swap_file("sda")
     assert host.findings() == ["swap", "core"]
+
+
+# whatever stands in the files
+
+_LINES = st.lists(
+    st.one_of(
+        st.text(alphabet="abc_=\"' #;[]\t0123", max_size=20),
+        st.sampled_from(["max_core = 0", "#max_core = 1", 'x = "y"']),
+    ),
+    max_size=6,
+)
+
+
+@given(_LINES, _LINES)
+def test_a_setting_on_its_own_line_is_always_seen(
+    before: list[str], after: list[str]
+) -> None:
+    text = "\n".join([*before, 'max_core = "unlimited"', *after])
+    assert "unlimited" in host_conf.qemu(text, "max_core")
+
+
+@given(st.text(max_size=200))
+def test_any_list_of_swaps(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    """A line that cannot be understood is a swap area in the clear."""
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "proc").mkdir()
+    data = b"Filename\n" + text.encode(errors="replace")
+    (folder / "proc/swaps").write_bytes(data)
+    lines = data.decode().split("\n")[1:]
+    areas = [line for line in lines if line.strip()]
+    assert len(Storage(str(folder)).open_swaps()) == len(areas)
