@@ -36,6 +36,7 @@ from mh_core.errors import (
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
 from mh_glance import encrypt, ova, upload
+from mh_glance.measure import Question, measure
 from mh_glance.progress import Bar
 from mh_glance.properties import ImageProperties
 
@@ -51,6 +52,7 @@ class NewImage:
     :param compat: hosts use the seed's bare-AK request.
     :param kind: of the encrypted disk: qcow2, or luks for raw LUKS1.
     :param ova: the disk is put into an OVA; only qcow2.
+    :param question: what hosts are to measure of it.
     """
 
     name: str
@@ -62,6 +64,7 @@ class NewImage:
     ova: bool = False
     visibility: str = "private"
     launch_policy: LaunchPolicy = field(default_factory=LaunchPolicy)
+    question: Question = Question()
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ class Images:
 
         1. the key comes wrapped to a key pair that lives for this call;
         2. only ciphertext is written;
-        3. the manifest is signed, and registered at the key server;
+        3. what hosts are to measure is measured, the manifest signed, and
+           registered at the key server;
         4. properties and ciphertext go to Glance, and are compared.
         """
         if new.ova and new.kind != "qcow2":
@@ -206,6 +210,13 @@ class Images:
                 sha512=ciphertext.sha512,
                 launch_policy=new.launch_policy,
                 container=ciphertext.container,
+                measure=new.question.measure,
+                modules=measure(
+                    new.file,
+                    new.form,
+                    new.question,
+                    lambda: self._kms.deliver(key.id),
+                ),
             )
             token = manifest.sign(own)
             properties = ImageProperties(

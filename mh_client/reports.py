@@ -45,6 +45,8 @@ CHECKS = (
 SKEW = 300
 #: Seconds that the clocks of key server and authority may be apart.
 CLOCKS = 60
+#: Modules that are shown by name.
+_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def judge(
         ("instance", lambda: _instance(report, instance, project)),
         ("image", lambda: _image(claims, image)),
         ("key", lambda: _key(claims, image, kms_origin)),
-        ("measured", lambda: _measured(claims)),
+        ("measured", lambda: _measured(claims, image)),
         ("current", lambda: _current(report, granted)),
     )
     checks = []
@@ -167,7 +169,7 @@ def _authority(
     report: _Report, authority: Authority, levels: Collection[str]
 ) -> str:
     payload, _kid = jose.verify(report.token, [authority.jwk], TYP)
-    fields = Fields(parse_json(payload, 65536), EVENT + ".token")
+    fields = Fields(parse_json(payload), EVENT + ".token")
     issuer = fields.text("iss")
     issued_at = fields.integer("iat", 1, 1 << 40)
     claims = VmClaims.parse(fields.object("claims"))
@@ -230,13 +232,28 @@ def _key(claims: VmClaims, image: TrustedImage, origin: str) -> str:
     return origin
 
 
-def _measured(claims: VmClaims) -> str:
+def _measured(claims: VmClaims, image: TrustedImage) -> str:
     if not claims.measured:
         raise _refuse("measured", "nothing was measured")
     for name, verdict in sorted(claims.measured.items()):
         if verdict != "ok":
-            raise _refuse("measured", f"{name} says {verdict}")
-    return ", ".join(sorted(claims.measured))
+            raise _refuse("measured", f"{name[-160:]} says {verdict}")
+    manifest = image.manifest
+    wanted = {f"files:{name}" for name in manifest.modules}
+    if manifest.measure != "ciphertext":
+        wanted.add("files")
+    missing = sorted(wanted - set(claims.measured))
+    if missing:
+        raise _refuse("measured", f"{missing[0][-160:]} was not measured")
+    return _listed(sorted(claims.measured))
+
+
+def _listed(names: list[str]) -> str:
+    """All that will fit in a line, and how many more."""
+    text = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        text += f" and {len(names) - _SHOWN} more"
+    return text
 
 
 def _current(report: _Report, granted: Entry | None) -> str:

@@ -28,7 +28,17 @@ TYP = "mh-manifest+jws"
 MAX_PROPERTY = 32 * 1024
 #: Pattern of the name of a file in an OVA.
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._\-]{0,98}"
-_MAX_MODULES = 100_000
+#: What a manifest may ask to be measured: nothing beyond the ciphertext,
+#: listed modules, the boot-critical set, or every file.
+MEASURES = ("ciphertext", "modules", "boot", "all")
+#: Most modules of one manifest.
+MAX_MODULES = 4096
+_LVM = r"[A-Za-z0-9+_][A-Za-z0-9+_.-]{0,127}"
+#: ``<volume>:<path or @area>``; see the protocol page.
+MODULE = (
+    rf"(?:disk|p[1-9][0-9]{{0,2}}|{_LVM}/{_LVM}):"
+    r"(?:@boot-area|@table|@raw|/[^\n\t]*)"
+)
 #: Format of the disk inside to the format of QEMU's driver.
 DRIVERS = {"qcow2+luks": "qcow2", "luks": "luks"}
 #: A disk inside a container starts and ends with a sector.
@@ -80,7 +90,9 @@ class Manifest:
     :param virtual_size: bytes the guest sees.
     :param sha256: of the ciphertext, hex.
     :param sha512: of the ciphertext, hex (Glance's ``os_hash_value``).
-    :param modules: path inside the image to SHA-256 (hex).
+    :param measure: one of :data:`MEASURES`.
+    :param modules: ``<volume>:<path>`` inside the image to SHA-256 (hex);
+        empty exactly where ``measure`` is ``ciphertext``.
     :param container: where the file is an OVA; None: it is the disk itself.
     """
 
@@ -92,6 +104,7 @@ class Manifest:
     sha256: str
     sha512: str
     launch_policy: LaunchPolicy = field(default_factory=LaunchPolicy)
+    measure: str = "ciphertext"
     modules: dict[str, str] = field(default_factory=dict)
     container: Container | None = None
 
@@ -122,6 +135,7 @@ class Manifest:
             "sha256": self.sha256,
             "sha512": self.sha512,
             "launch_policy": self.launch_policy.to_dict(),
+            "measure": self.measure,
             "modules": self.modules,
         }
 
@@ -130,12 +144,15 @@ class Manifest:
         """:raises InputError: ``core.manifest``."""
         fields = Fields(parse_json(payload, 8 * 1024 * 1024), EVENT)
         fields.integer("version", 1, 1)
+        measure = fields.choice("measure", MEASURES)
         modules = fields.object("modules")
-        if len(modules) > _MAX_MODULES:
+        if len(modules) > MAX_MODULES:
             raise fields.fail("modules", "too many")
-        for path, value in modules.items():
-            one = Fields({"path": path, "sha256": value}, EVENT)
-            one.text("path", minimum=1, maximum=4096)
+        if bool(modules) != (measure != "ciphertext"):
+            raise fields.fail("modules", "not what is to be measured")
+        for name, value in modules.items():
+            one = Fields({"name": name, "sha256": value}, EVENT)
+            one.text("name", maximum=4352, pattern=MODULE)
             one.hex("sha256", 32)
         manifest = cls(
             image=fields.uuid("image"),
@@ -146,6 +163,7 @@ class Manifest:
             sha256=fields.hex("sha256", 32).hex(),
             sha512=fields.hex("sha512", 64).hex(),
             launch_policy=LaunchPolicy.parse(fields.object("launch_policy")),
+            measure=measure,
             modules=modules,
             container=Container.parse(fields.object("container"))
             if fields.has("container")

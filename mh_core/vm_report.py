@@ -19,6 +19,8 @@ from mh_core.fields import LINE, Fields
 
 EVENT = "core.vm-report"
 TYP = "mh-vm-report+jwt"
+#: Most verdicts of one report.
+MAX_VERDICTS = 4160
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class VmClaims:
     :param manifest_digest: SHA-256 (hex) of the manifest's JWS.
     :param domain_digest: SHA-256 (hex) of the final domain XML.
     :param request_digest: hex, of the key request that opened the disk.
-    :param measured: measurer name to its verdict, e.g. ``ciphertext: ok``.
+    :param measured: measurer name to its verdict, e.g. ``ciphertext: ok``,
+        and ``<measurer>:<module>`` to that of a module.
     :param started_at: seconds since the epoch, on the host's clock.
     """
 
@@ -65,9 +68,11 @@ class VmClaims:
         """:raises InputError: ``core.vm-report``."""
         fields = Fields(value, EVENT)
         measured = fields.object("measured")
+        if len(measured) > MAX_VERDICTS:
+            raise fields.fail("measured", "too many")
         for name, verdict in measured.items():
             one = Fields({"name": name, "verdict": verdict}, EVENT)
-            one.text("name", maximum=64, pattern=LINE)
+            one.text("name", maximum=4400, pattern=LINE)
             one.text("verdict", maximum=255, pattern=LINE)
         claims = cls(
             instance=fields.uuid("instance"),

@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "doc/source/reference/events.rst"
 PACKAGES = (
     "mh_core",
+    "mh_reader",
     "mh_kms",
     "mh_attest",
     "mh_nova",
@@ -46,6 +47,7 @@ WHO = {
     "scheduler": "Filter and extra-spec validator",
     "glance": "Encrypting and uploading images",
     "client": "Commands of the client",
+    "reader": "Reader of file systems, on tenants' machines and hosts",
 }
 _PART = r"[a-z0-9<>_]+(?:[-_][a-z0-9<>_]+)*"
 ID = re.compile(rf"(?:{'|'.join(WHO)})(?:\.{_PART}){{1,5}}")

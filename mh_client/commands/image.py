@@ -20,6 +20,7 @@ from mh_client.commands.base import ShowOne, columns
 from mh_client.hosts import digest
 from mh_client.images import NewImage, TrustedImage, file_digest
 from mh_core.launch_policy import LaunchPolicy
+from mh_glance import measure
 from mh_glance.inspect import DRIVERS, FORMS
 
 
@@ -45,6 +46,8 @@ def _shown(image: TrustedImage) -> Any:
             "size": manifest.size,
             "virtual_size": manifest.virtual_size,
             "sha256": manifest.sha256,
+            "measured": manifest.measure,
+            "modules": ListColumn(sorted(manifest.modules)),
             "allows_snapshots": policy.snapshots,
             "allowed_config_drives": ListColumn(list(policy.config_drives)),
             "allowed_user_data": ListColumn(list(policy.user_data)),
@@ -98,6 +101,14 @@ class CreateImage(ShowOne):
             action="store_true",
             help="Hosts use the bare-AK request; the key must allow it",
         )
+        parser.add_argument(
+            "--measure",
+            metavar="<what>",
+            default="ciphertext",
+            help="What hosts measure before each start, beside the "
+            f"ciphertext as a whole: {measure.FORMS}. boot: boot loader, "
+            "kernel, initrd and their configuration (default: ciphertext)",
+        )
         visibility = parser.add_mutually_exclusive_group()
         for name in ("private", "shared"):
             visibility.add_argument(
@@ -149,6 +160,7 @@ class CreateImage(ShowOne):
             ova=args.container_format == "ova",
             visibility=args.visibility,
             launch_policy=policy,
+            question=measure.parse(args.measure),
         )
         return _shown(self.trusted.images.create(new))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from mh_nova.agent import readers
 from mh_nova.agent.stream_conf import STREAM_OPTS, stream
 
 #: Directories of libvirt's below its domain directory that hold more than
@@ -206,10 +207,12 @@ AGENT_OPTS = [
     ),
     cfg.ListOpt(
         "measurers",
-        default=["ciphertext"],
+        default=["ciphertext", "files"],
         help="Names of the measurers (mh_nova.measurers) that every image "
-        "must pass.",
+        "must pass. An image whose manifest asks for files to be measured "
+        "does not start where 'files' is missing.",
     ),
+    *readers.OPTS,
     cfg.IntOpt(
         "max_disk_size",
         default=1 << 44,

@@ -25,11 +25,13 @@ Steps, with the id each refuses by:
    (``agent.measure.header``), the released key opens it
    (``agent.measure.dek``), and what is inside is a disk, not another image
    file (``agent.measure.content``);
-6. every measurer asked for agrees (``agent.measure.measurer``).
+6. every measurer of this host agrees, and one of them answers for what the
+   manifest asks to be measured (``agent.measure.measurer``).
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mh_core import manifest as manifest_module
@@ -38,7 +40,9 @@ from mh_core.image import disk, luks1
 from mh_core.manifest import DRIVERS, Manifest
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
-from mh_nova.agent.measurers.base import HashedFile, Measurer
+from mh_core.secret import Secret
+from mh_nova.agent.measurers.base import Blocks, HashedFile, Measurer
+from mh_reader.export import encrypted
 
 EVENT = "agent.measure"
 PASSED = EVENT + ".passed"
@@ -120,17 +124,44 @@ def measure(
     # 5
     _headers(manifest, payload, image)
     # 6
+    return Measured(manifest, _ask(manifest, payload, image, measurers))
+
+
+def _ask(
+    manifest: Manifest,
+    payload: ReleasePayload,
+    image: HashedFile,
+    measurers: Mapping[str, Measurer],
+) -> dict[str, str]:
+    """Step 6."""
+
+    @contextmanager
+    def opener() -> Iterator[Blocks]:
+        # the key goes to the tool that opens the image, and no further
+        key = Secret(luks1.passphrase(payload.dek.reveal()))
+        driver = DRIVERS[manifest.format]
+        with encrypted(image.fd, driver, key) as blocks:
+            yield blocks
+
     verdicts: dict[str, str] = {}
+    answered: set[str] = set()
     for name, measurer in measurers.items():
         try:
-            verdicts[name] = measurer.measure(manifest, image)
+            found = measurer.measure(manifest, image, opener)
         except MHError as exc:
             raise Denied(
                 EVENT + ".measurer", f"{name}: {exc.message} ({exc.event})"
             ) from exc
-    if not verdicts:
-        raise Denied(EVENT + ".measurer", "no measurer is configured")
-    return Measured(manifest, verdicts)
+        for module, verdict in found.items():
+            verdicts[f"{name}:{module}" if module else name] = verdict
+        if found:
+            answered |= measurer.answers
+    if manifest.measure not in answered:
+        raise Denied(
+            EVENT + ".measurer",
+            f"no measurer of this host measures {manifest.measure!r}",
+        )
+    return verdicts
 
 
 def without_base(

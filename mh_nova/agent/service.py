@@ -89,6 +89,19 @@ def load_measurers(names: list[str]) -> dict[str, Measurer]:
     return found
 
 
+def _configured(conf: Any, journal: Journal) -> dict[str, Measurer]:
+    measurers = load_measurers(conf.measurers)
+    for name, measurer in measurers.items():
+        facts = measurer.configure(conf)
+        if facts:
+            journal.write(
+                f"agent.measurer.{name}.identity",
+                "",
+                " ".join(f"{key}={facts[key]}" for key in sorted(facts)),
+            )
+    return measurers
+
+
 class Service:
     """The launch side, ready to run.
 
@@ -116,7 +129,7 @@ class Service:
             journal=self.journal,
             guard=guard,
             reporter=self._reporter,
-            measurers=load_measurers(conf.agent.measurers),
+            measurers=_configured(conf.agent, self.journal),
             libvirt=self._libvirt,
         )
         self.launcher = Launcher(parts)

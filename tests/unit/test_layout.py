@@ -30,6 +30,7 @@ PACKAGES = (
     "mh_glance",
     "mh_kms",
     "mh_nova",
+    "mh_reader",
     "mh_scheduler",
 )
 OWN_NAMESPACES = {

@@ -12,7 +12,10 @@
 """What a measurer is."""
 
 import abc
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mh_core.manifest import Manifest
 
@@ -32,20 +35,53 @@ class HashedFile:
     sha256: str
 
 
+class Blocks(Protocol):
+    """The guest's disk in clear, for reading, for as long as it is open.
+
+    :param size: bytes.
+    """
+
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        """:raises Unavailable: the export fails."""
+
+
+#: Opens :class:`Blocks` over the image; started only when it is called.
+Opener = Callable[[], AbstractContextManager[Blocks]]
+
+
 class Measurer(abc.ABC):
     """Holds an image against the tenant's manifest.
 
     Security contract: a measurer believes nothing but the manifest, whose
     signature has been verified, and what it reads itself through
-    ``image.fd``; it writes nothing, keeps no state between images, never
-    sees a key, and is safe in several threads.  It returns a short verdict
-    only where everything it looks at is as the manifest says; every other
-    way out is an exception, and stops the launch.
+    ``image.fd`` or ``opener``; it writes nothing, never sees a key, and is
+    safe in several threads.  What it remembers it remembers by the digests
+    of image and question.  It returns verdicts only where everything it
+    looks at is as the manifest says; every other way out is an exception,
+    and stops the launch.
     """
 
-    @abc.abstractmethod
-    def measure(self, manifest: Manifest, image: HashedFile) -> str:
+    #: What of ``mh_core.manifest.MEASURES`` this measurer answers for.
+    answers: frozenset[str] = frozenset()
+
+    def configure(self, conf: Any) -> Mapping[str, str]:
+        """Once, before the first image.
+
+        :param conf: the ``[agent]`` group.
+        :returns: what the audit log is to hold of this measurer.
+        :raises MHError: it cannot be used; the agent does not start.
         """
-        :returns: at most 255 characters, for the VM report.
-        :raises MHError: the image is not what the manifest says.
+        return {}
+
+    @abc.abstractmethod
+    def measure(
+        self, manifest: Manifest, image: HashedFile, opener: Opener
+    ) -> Mapping[str, str]:
+        """
+        :returns: for the VM report: the measurer's own verdict under the
+            empty name, and one for each module that was asked for; each at
+            most 255 characters.  Nothing where nothing was asked.
+        :raises MHError: it differs, or cannot be measured.
         """

@@ -13,17 +13,22 @@
 
 import hmac
 import os
+from collections.abc import Mapping
 
 from mh_core.errors import Denied
 from mh_core.image.identify import HEAD_SIZE, kind
 from mh_core.manifest import DRIVERS, Manifest
-from mh_nova.agent.measurers.base import HashedFile, Measurer
+from mh_nova.agent.measurers.base import HashedFile, Measurer, Opener
 
 EVENT = "agent.measurer.ciphertext"
 
 
 class CiphertextMeasurer(Measurer):
-    def measure(self, manifest: Manifest, image: HashedFile) -> str:
+    answers = frozenset({"ciphertext"})
+
+    def measure(
+        self, manifest: Manifest, image: HashedFile, opener: Opener
+    ) -> Mapping[str, str]:
         """:raises Denied: ``agent.measurer.ciphertext.size|digest|format``."""
         if os.fstat(image.fd).st_size != manifest.disk_size:
             raise Denied(EVENT + ".size", "the size differs")
@@ -31,4 +36,4 @@ class CiphertextMeasurer(Measurer):
             raise Denied(EVENT + ".digest", "the SHA-256 differs")
         if kind(os.pread(image.fd, HEAD_SIZE, 0)) != DRIVERS[manifest.format]:
             raise Denied(EVENT + ".format", "the format differs")
-        return "ok"
+        return {"": "ok"}

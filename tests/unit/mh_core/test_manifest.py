@@ -45,7 +45,12 @@ POLICIES = st.builds(
     user_data=st.lists(_HEX, max_size=3).map(tuple),
     snapshots=st.booleans(),
 )
-MANIFESTS = st.builds(
+_VOLUMES = st.sampled_from(["disk", "p1", "p128", "vg-0/root.a"])
+_PATHS = st.text("abc/.-_\u00e9:@ ", max_size=20).map("/{}".format)
+_NAMES = st.tuples(
+    _VOLUMES, _PATHS | st.sampled_from(["@raw", "@table", "@boot-area"])
+).map(":".join)
+_PLAIN = st.builds(
     Manifest,
     image=st.uuids().map(str),
     key_id=st.uuids().map(str),
@@ -55,9 +60,11 @@ MANIFESTS = st.builds(
     sha256=_HEX,
     sha512=st.binary(min_size=64, max_size=64).map(bytes.hex),
     launch_policy=POLICIES,
-    modules=st.dictionaries(
-        st.text("abc/.-_\u00e9", min_size=1, max_size=20), _HEX, max_size=3
-    ),
+    measure=st.sampled_from(["modules", "boot", "all"]),
+    modules=st.dictionaries(_NAMES, _HEX, min_size=1, max_size=3),
+)
+MANIFESTS = _PLAIN | _PLAIN.map(
+    lambda one: dataclasses.replace(one, measure="ciphertext", modules={})
 )
 CONTAINERS = st.builds(
     Container,
@@ -111,12 +118,13 @@ def test_another_document_of_the_same_signer() -> None:
 
 def test_many_modules() -> None:
     def parse(count: int) -> str:
-        modules = {f"{number:x}": DIGEST for number in range(count)}
-        data = canonical_json({**GOOD.to_dict(), "modules": modules})
+        modules = {f"p1:/{number:x}": DIGEST for number in range(count)}
+        asked = {"measure": "boot", "modules": modules}
+        data = canonical_json({**GOOD.to_dict(), **asked})
         return outcome(Manifest.parse, data)
 
-    assert parse(20_000) == "ok"
-    assert parse(100_001) == "core.manifest"
+    assert parse(manifest.MAX_MODULES) == "ok"
+    assert parse(manifest.MAX_MODULES + 1) == "core.manifest"
 
 
 def test_a_document_too_large() -> None:

@@ -20,7 +20,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from mh_core.encoding import canonical_json, parse_json
-from mh_core.vm_report import VmClaims
+from mh_core.vm_report import MAX_VERDICTS, VmClaims
 from tests.unit.mh_core import vectors
 from tests.unit.mh_core.vectors import given, outcome
 
@@ -88,7 +88,8 @@ BAD: dict[str, list[Any]] = {
         {"a": None},
         {"a": 1},
         {"a": {}},
-        {"a" * 65: "ok"},
+        {"a" * 4401: "ok"},
+        {f"a{number}": "ok" for number in range(MAX_VERDICTS + 1)},
         {"a": "o" * 256},
         {"a\n": "ok"},
         {"a": "ok\nfailed"},

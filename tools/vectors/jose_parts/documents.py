@@ -145,7 +145,8 @@ def manifests() -> list[Case]:
             "user_data": ["78" * 32],
             "snapshots": True,
         },
-        "modules": {"/boot/vmlinuz": "9a" * 32},
+        "measure": "modules",
+        "modules": {"p1:/boot/vmlinuz": "9a" * 32},
     }
     limit = 1 << 50
     found: list[Case] = []
@@ -165,7 +166,8 @@ def manifests() -> list[Case]:
 
     add("jwcrypto", "ok", good)
     add("openssl", "ok", good, signer.by_openssl(dump(good))[0])
-    most = {"size": limit, "virtual_size": limit, "modules": {}}
+    most = {"size": limit, "virtual_size": limit}
+    most |= {"measure": "ciphertext", "modules": {}}
     add("largest", "ok", good | most)
     add("luks", "ok", good | {"format": "luks"})
     for name in good:
@@ -190,10 +192,18 @@ def manifests() -> list[Case]:
         ("key-bare", event, {"key_id": OTHER.replace("-", "")}),
         ("modules-list", event, {"modules": []}),
         ("module-empty", event, {"modules": {"": "9a" * 32}}),
-        ("module-long", event, {"modules": {"/" * 4097: "9a" * 32}}),
-        ("module-nul", event, {"modules": {"/a\0": "9a" * 32}}),
-        ("module-digest", event, {"modules": {"/a": "9a"}}),
-        ("module-null", event, {"modules": {"/a": None}}),
+        ("module-long", event, {"modules": {"p1:/" + "a" * 4352: "9a" * 32}}),
+        ("module-nul", event, {"modules": {"p1:/a\0": "9a" * 32}}),
+        ("module-line", event, {"modules": {"p1:/a\n": "9a" * 32}}),
+        ("module-path", event, {"modules": {"/a": "9a" * 32}}),
+        ("module-relative", event, {"modules": {"p1:a": "9a" * 32}}),
+        ("module-partition-0", event, {"modules": {"p0:/a": "9a" * 32}}),
+        ("module-area", event, {"modules": {"p1:@any": "9a" * 32}}),
+        ("module-digest", event, {"modules": {"p1:/a": "9a"}}),
+        ("module-null", event, {"modules": {"p1:/a": None}}),
+        ("measure-unknown", event, {"measure": "some"}),
+        ("measure-nothing", event, {"measure": "ciphertext"}),
+        ("measure-no-modules", event, {"modules": {}}),
         ("policy-list", event, {"launch_policy": []}),
         ("policy-member", policy, {"launch_policy": {"console": True}}),
         ("policy-number", policy, {"launch_policy": {"snapshots": 1}}),

@@ -341,6 +341,8 @@ class Kms:
 class World:
     """One host with one tenant's key server, in a folder."""
 
+    MEASURERS: tuple[str, ...] = ("ciphertext",)
+
     def __init__(self, folder: Path, **tenant: Any) -> None:
         self.folder = folder
         self.tenant = Tenant(folder, **tenant)
@@ -400,6 +402,9 @@ class World:
             self.conf, self.prover, self.journal, waits=(0.05, 0.05)
         )
         self.guard = Guard(self.conf, self.prover, str(self.folder / "root"))
+        self.measurers = load_measurers(list(self.MEASURERS))
+        for measurer in self.measurers.values():
+            measurer.configure(self.conf.agent)
         self.launcher = Launcher(
             Parts(
                 conf=self.conf,
@@ -413,7 +418,7 @@ class World:
                 journal=self.journal,
                 guard=self.guard,
                 reporter=self.reporter,
-                measurers=load_measurers(["ciphertext"]),
+                measurers=self.measurers,
             )
         )
 
