@@ -30,6 +30,7 @@ import shutil
 import subprocess
 import time
 import typing
+from importlib.metadata import entry_points
 
 from tests.fixture.tls import Authority, Leaf
 from tests.minicloud import heard
@@ -110,6 +111,7 @@ kms_origins = {origins}
 kms_ca_file = /etc/mystery-hill/ca.pem
 attest_url = {ATTEST}
 attest_ca_file = /etc/mystery-hill/ca.pem
+measurers = {measurers}
 [listener]
 bind_host = {address}
 bind_port = {port}
@@ -368,6 +370,10 @@ class TrustedCloud:
                 address=node.address,
                 port=LISTENER_PORT,
                 client_sha256=self.leaf("attest-client").sha256,
+                # every one that is installed
+                measurers=",".join(
+                    sorted(entry_points(group="mh_nova.measurers").names)
+                ),
             )
         )
 

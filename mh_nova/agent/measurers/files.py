@@ -17,6 +17,7 @@ The disk is read by a process of its own that can do nothing else
 
 import hashlib
 import hmac
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from mh_nova.agent.readers import Reader, configured
 from mh_reader import program
 from mh_reader.run import MEASURES, run
 
+LOG = logging.getLogger(__name__)
 EVENT = "agent.measurer.files"
 _REMEMBERED = 64
 _NAME = 120
@@ -51,8 +53,16 @@ class FilesMeasurer(Measurer):
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
     def configure(self, conf: Any) -> Mapping[str, str]:
-        """:raises MHError: ``agent.conf.reader``, ``reader.program.*``."""
-        installed = program.digest()
+        """Where the reader is not installed, images that need it are
+        refused; others are not.
+
+        :raises InputError: ``agent.conf.reader``.
+        """
+        try:
+            installed = program.digest()
+        except Unavailable as exc:
+            LOG.warning("%s.reader: %s", EVENT, exc.message)
+            return {"missing": exc.message}
         self._reader = configured(conf, installed)
         return {"installed": installed, "expected": self._reader.digest}
 
