@@ -7,6 +7,7 @@ BIN := $(RUN)/venv/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: demo demo-stop test unit functional e2e lint vectors bench-launch bench-disk \
+	bench-compressed bench-stream \
         install clean genconfig events
 
 install:
@@ -39,6 +40,12 @@ vectors: install
 
 bench-disk: install
 	@$(BIN)/python -m tests.bench.disk
+
+bench-compressed: install
+	@$(BIN)/python -m tests.bench.compressed
+
+bench-stream: install
+	@$(BIN)/python -m tests.bench.stream
 
 bench-launch: install
 	@$(BIN)/python -m tests.bench.launch
