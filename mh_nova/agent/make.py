@@ -23,7 +23,7 @@ from mh_nova.agent.facts import (
     disk_answer,
 )
 from mh_nova.agent.keys import key_request
-from mh_nova.agent.measure import Measured, verify_manifest
+from mh_nova.agent.measure import Measured, verify_manifest, without_base
 from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.store import DiskRecord, InstanceRecord
 from mh_nova.agent.unpack import unpacked
@@ -117,6 +117,30 @@ class Making(Work):
 
     def _make(self, attempt: Attempt) -> None:
         record = attempt.record
+        if any(disk.base for disk in record.disks):
+            opened, measured = self._make_base(attempt)
+        elif record.made:
+            # disks of an instance that was unshelved: they came from
+            # another host, and nothing is made here
+            opened = self._keys.open(attempt)
+            measured = without_base(
+                opened.payload, record.manifest, opened.request
+            )
+            attempt.measured = measured
+        else:
+            raise Denied(
+                "agent.make.base", "a new disk lies over its image's base"
+            )
+        self._p.bases.leave(record.image, record.instance)
+        for disk in record.disks:
+            self._make_disk(record, disk, opened, measured)
+        attempt.record = replace(record, made=True)
+        self._p.store.save_instance(attempt.record)
+        attempt.stage = Stage.MADE
+
+    def _make_base(self, attempt: Attempt) -> tuple[Opened, Measured]:
+        """The measuring decision, and the base in its place."""
+        record = attempt.record
         with self._p.bases.candidate(
             record.image, self._conf.measure_timeout
         ) as hashed:
@@ -125,12 +149,7 @@ class Making(Work):
             with self._disk(attempt, opened, hashed) as base:
                 measured = self._measure(attempt, opened, base)
                 self._p.bases.adopt(record.image, base)
-        self._p.bases.leave(record.image, record.instance)
-        for disk in record.disks:
-            self._make_disk(record, disk, opened, measured)
-        attempt.record = replace(record, made=True)
-        self._p.store.save_instance(attempt.record)
-        attempt.stage = Stage.MADE
+        return opened, measured
 
     @contextmanager
     def _disk(

@@ -67,8 +67,11 @@ def _disk(virtual_size: int) -> Callable[[Any], DiskRecord]:
         fields = Fields(value, EVENT + ".prepare")
         name = fields.text("name", pattern=DISK_NAME)
         size = fields.integer("size", 0, _MAX_SIZE)
+        root = name == "disk"
+        base = fields.boolean("base", root)
         fields.end()
-        base = name == "disk"
+        if base and not root:
+            raise fields.fail("base", "only 'disk' lies over the image's base")
         if base and not size:
             size = virtual_size
         return DiskRecord(name, size, str(uuid.uuid4()), base)

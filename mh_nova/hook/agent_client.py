@@ -123,6 +123,8 @@ class PrepareRequest:
 
     :param disks: (name, virtual size in bytes) of each disk; 0 stands for
         the image's own size.
+    :param based: the root disk lies over the image's base: always, but for
+        one that was unshelved.
     :param virtual_size: bytes, as the image's property claims.
     :param user_data_digest: SHA-256 (hex) of the user data, or empty.
     """
@@ -141,6 +143,7 @@ class PrepareRequest:
     virtual_size: int
     disks: tuple[tuple[str, int], ...]
     user_data_digest: str
+    based: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -157,7 +160,9 @@ class PrepareRequest:
             "purpose": self.purpose,
             "virtual_size": self.virtual_size,
             "disks": [
-                {"name": name, "size": size} for name, size in self.disks
+                {"name": name, "size": size}
+                | ({} if self.based or name != "disk" else {"base": False})
+                for name, size in self.disks
             ],
             "user_data_digest": self.user_data_digest,
         }

@@ -151,7 +151,8 @@ class Arrivals(ABC):
     def _prepare_described(
         self, instance: Any, purpose: str, described: Description
     ) -> None:
-        if described.image != instance.image_ref:
+        # what was unshelved may be of a snapshot that is no more
+        if described.based and described.image != instance.image_ref:
             raise Denied(
                 "hook.image.reference",
                 "the disk's base is not the instance's own image",
@@ -173,6 +174,7 @@ class Arrivals(ABC):
                 virtual_size=0,
                 disks=described.disks,
                 user_data_digest=user_data_digest(instance.user_data),
+                based=described.based,
             )
         )
 

@@ -83,10 +83,14 @@ class MHImage(imagebackend.Image):
         """
         image: str = kwargs.get("image_id") or ""
         own = bool(image) and image == self._instance.image_ref
-        if not self._launcher.arriving(self._instance.uuid) and (
-            (own and self.exists() and os.path.exists(launch.base_path(image)))
-            or self._without_base()
-        ):
+        arriving = self._launcher.arriving(self._instance.uuid)
+        here = self.exists() and os.path.exists(launch.base_path(image))
+        if own and here and not arriving:
+            self.resize_image(size or 0)
+            return
+        if self._without_base():
+            if arriving:
+                self._client.make(self._instance.uuid, downloaded=False)
             self.resize_image(size or 0)
             return
         if not own:

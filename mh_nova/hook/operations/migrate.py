@@ -64,11 +64,10 @@ class Migrate(LibvirtDriver, TrustedDriver):
 
         1. metadata and host agree that it is ours;
         2. the new flavor has no other disks;
-        3. the disk lies over its image: none that was unshelved;
-        4. the destination offers itself for trusted instances.  That is the
+        3. the destination offers itself for trusted instances.  That is the
            cloud's word, good for an early answer: what counts is whether the
            key is released there;
-        5. nova stops the guest and copies the disk; what the destination's
+        4. nova stops the guest and copies the disk; what the destination's
            agent needs to know goes with nova's own list of disks.
         """
         described = None
@@ -87,17 +86,11 @@ class Migrate(LibvirtDriver, TrustedDriver):
                         "a resize cannot change swap or ephemeral disks",
                     )
                 # 3
-                described = self._mh_describe(instance)
-                if described is not None and not described.based:
-                    raise Denied(
-                        EVENT + ".flattened",
-                        "a disk that was unshelved cannot move yet",
-                    )
-                # 4
                 self._mh_check_destination(context, instance)
             except MHError as error:
                 raise faults.rollback(error) from error
-        # 5
+            described = self._mh_describe(instance)
+        # 4
         disks = super().migrate_disk_and_power_off(
             context,
             instance,

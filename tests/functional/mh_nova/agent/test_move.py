@@ -12,6 +12,7 @@
 """Moves as nova drives them: real files, TLS and qemu tools."""
 
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from mh_core.image import luks1
+from mh_core.secret import Secret
 from mh_nova.agent.overlay import secret_uuid
 from mh_nova.agent.store import DiskRecord
 from mh_nova.agent.verbs import Context, dispatch
@@ -51,6 +53,7 @@ def moved(world: World) -> World:
     qemu_io(world, *both(world, keys), "write -P 0x5a 1M 64k")
     world.launcher.started(world.instance, True)
     world.launcher.forget(world.instance)
+    world.keys = keys
     return world
 
 
@@ -232,6 +235,39 @@ def test_a_header_that_was_changed_meanwhile(moved: World) -> None:
         file.write(struct.pack(">I", 1))
     event = refused(moved.launcher.resize, moved.instance, "disk", LARGER)
     assert event == "agent.header.snapshots"
+
+
+def test_a_disk_that_was_unshelved(moved: World) -> None:
+    """It has no base any more; one to be made always has."""
+    overlay, _base = both(moved, moved.keys)
+    uuid_there = moved.kms.requests[0].disks[0].luks_uuid
+    flat = DiskRecord("disk", 16 * MIB, uuid_there, False)
+    moved.disk.unlink()
+    moved.launcher.prepare(moved.record(disks=(flat,)), "migrate-in", "")
+    assert refused(moved.launcher.make, moved.instance, False) == (
+        "agent.make.base"
+    )
+    assert not moved.disk.exists()
+    moved.overlays.write(moved.instance, flat, Secret(overlay), None)
+    # with a base it is another disk
+    assert refused(
+        moved.launcher.prepare, moved.record(), "migrate-in", ""
+    ) == ("agent.header.backing")
+    moved.launcher.prepare(moved.record(disks=(flat,)), "migrate-in", "")
+    (disk,) = moved.launcher.make(moved.instance, False)
+    assert (disk["base"], disk["base_secret"]) == (False, "")
+    moved.launcher.resize(moved.instance, "disk", LARGER)
+    assert moved.launcher.describe(moved.instance)["disks"] == [
+        {"name": "disk", "size": LARGER, "base": False}
+    ]
+    xml = re.sub(
+        r"<backingStore.*</backingStore>",
+        "<backingStore/>",
+        moved.xml(),
+        flags=re.S,
+    )
+    moved.start("migrate-in", xml)
+    assert list(moved.secrets.defined[moved.instance].values()) == [overlay]
 
 
 def test_describe(world: World) -> None:

@@ -360,6 +360,8 @@ class World:
             path.write_text(text)
         self.conf = self.options()
         self.instance = self.new_instance()
+        #: Of the last guest, by secret uuid, where a test notes them.
+        self.keys: dict[str, bytes] = {}
         self.store = Store(folder / "state")
         self.boot()
 

@@ -28,6 +28,7 @@ from mh_nova.hook import faults
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
+    OTHER,
     Glance,
     Stock,
     base_file,
@@ -42,6 +43,9 @@ from tests.unit.mh_nova.hook.fake_agent import (
     FakeAgent,
     known,
     no,
+)
+from tests.unit.mh_nova.hook.fake_agent import (
+    DISKS as DISKS_MADE,
 )
 
 CONF = nova.conf.CONF
@@ -134,9 +138,7 @@ def test_a_plain_one_goes_as_ever(driver: Any, stock: Stock) -> None:
 
 
 @pytest.mark.parametrize("state", ["active", "stopped"])
-@pytest.mark.parametrize(
-    "why", ["no trait", "unknown", "flavor", "flattened", "disagree"]
-)
+@pytest.mark.parametrize("why", ["no trait", "unknown", "flavor", "disagree"])
 def test_refused_before_it_is_stopped(
     driver: Any,
     agent: FakeAgent,
@@ -163,10 +165,6 @@ def test_refused_before_it_is_stopped(
     elif why == "flavor":
         new = flavor(swap=64)
         event += "flavor"
-    elif why == "flattened":
-        disks = [{"name": "disk", "size": 1048576, "base": False}]
-        agent.answers["describe"] = {**DESCRIBED, "ok": True, "disks": disks}
-        event += "flattened"
     else:
         one.system_metadata = {}
         agent.answers["ours"] = known(True, "record")
@@ -261,6 +259,7 @@ def test_arrives_and_starts(
     asked = [v for v in agent.verbs() if v not in ("status", "ours")]
     assert asked == [
         "prepare",
+        "disks",
         "make",
         "resize",
         "start",
@@ -275,6 +274,33 @@ def test_arrives_and_starts(
     assert agent.asked("start")[0]["purpose"] == purpose
     assert agent.asked("resize")[0]["size"] == 2 << 30
     assert glance.downloads == 1
+
+
+def test_one_that_was_unshelved_arrives(
+    driver: Any, agent: FakeAgent, glance: Glance, stock: Stock, disk: Path
+) -> None:
+    """Its image may be gone, and is not looked for."""
+    glance.images.clear()
+    flat = {**PUBLIC["disks"][0], "base": False}
+    carried = {**PUBLIC, "image": OTHER, "disks": [flat]}
+    made = {**DISKS_MADE["disks"][0], "base": False, "base_secret": ""}
+    made["base_format"] = ""
+    agent.answers["disks"] = {"ok": True, "disks": [made]}
+    stock.replace("finish_migration", "_create_guest")
+    one = make_instance()
+    stock.during = lambda driver: (
+        as_nova(driver, one, 2 << 30)
+        if stock.calls == ["finish_migration"]
+        else None
+    )
+    arrive(driver, one, [{**DISKS[0], "mh": carried}])
+    (prepared,) = agent.asked("prepare")
+    assert prepared["disks"] == [
+        {"name": "disk", "size": 1048576, "base": False}
+    ]
+    assert agent.asked("make")[0]["downloaded"] is False
+    assert agent.asked("start")[0]["purpose"] == "migrate-in"
+    assert glance.downloads == 0
 
 
 def test_stock_nova_sees_its_own_list(
