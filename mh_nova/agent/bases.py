@@ -16,8 +16,10 @@ lease* (fcntl(2), F_SETLEASE): the kernel lets nobody open the file for
 writing, or truncate it, without breaking the lease, which the agent sees.
 While the lease holds, content and digest belong together, whatever happens
 to time stamps: nova's image cache sets them on every pass.  After a restart
-of the agent the lease is gone; then the file is hashed again unless device,
-inode, size, mtime and ctime are all as recorded.
+of the agent the lease is gone, and the host may have been off: whoever had
+the disk in hand can write a file, its time stamps and the agent's record of
+it.  So each base is hashed again at its first start then, unless the
+operator says that the record will do.
 """
 
 import errno
@@ -84,11 +86,16 @@ class Bases:
 
     :param root: of ``instances_path``.
     :param store: where identities are kept.
+    :param believe: after a restart, a base whose device, inode, size and
+        times are as recorded is not hashed again.
     """
 
-    def __init__(self, root: Root, store: Store) -> None:
+    def __init__(
+        self, root: Root, store: Store, believe: bool = False
+    ) -> None:
         self._root = root
         self._store = store
+        self._believe = believe
         self._lock = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
         self._held: dict[str, HashedFile] = {}
@@ -280,7 +287,11 @@ class Bases:
         try:
             lease(fd)
             known = self._store.base(name)
-            if known is not None and known == BaseRecord.of(fd, known.sha256):
+            if (
+                self._believe
+                and known is not None
+                and known == BaseRecord.of(fd, known.sha256)
+            ):
                 hashed = HashedFile(fd, known.size, known.sha256)
             else:
                 LOG.info("%s: hashing base %s", "agent.hash.base", name)

@@ -123,7 +123,7 @@ class Service:
             prover=prover,
             kms=KmsClient(conf, prover, self.pending),
             store=store,
-            bases=Bases(root, store),
+            bases=Bases(root, store, conf.agent.believe_base_records),
             overlays=Overlays(conf, root),
             secrets=self._secrets,
             journal=self.journal,

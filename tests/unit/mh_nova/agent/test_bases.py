@@ -26,7 +26,7 @@ from mh_nova.agent import bases as bases_module
 from mh_nova.agent.bases import Bases
 from mh_nova.agent.hashing import GrowingHash
 from mh_nova.agent.paths import PART, Root, base_name
-from mh_nova.agent.store import Store
+from mh_nova.agent.store import BaseRecord, Store
 
 IMAGE = str(uuid.uuid4())
 NAME = base_name(IMAGE)
@@ -44,9 +44,9 @@ class Host:
         self.store = Store(folder / "state")
         self.bases = Bases(self.root, self.store)
 
-    def restart(self) -> None:
+    def restart(self, believe: bool = True) -> None:
         self.bases.close()
-        self.bases = Bases(self.root, self.store)
+        self.bases = Bases(self.root, self.store, believe)
 
     def digest(self) -> str:
         with self.bases.base(IMAGE) as hashed:
@@ -199,6 +199,36 @@ def test_known_after_a_restart(host: Host, hashes: list[int]) -> None:
     host.restart()
     assert host.digest() == SHA256
     assert not hashes
+
+
+def test_hashed_again_once_after_a_restart(
+    host: Host, hashes: list[int]
+) -> None:
+    host.adopt()
+    host.restart(believe=False)
+    for _ in range(3):
+        assert host.digest() == SHA256
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("believe", [False, True])
+def test_changed_on_disk_with_all_that_is_recorded_forged(
+    host: Host, believe: bool
+) -> None:
+    """As with the disk in hand while the host is off: content, times and
+    the agent's own record of them."""
+    host.adopt()
+    host.bases.close()
+    changed = b"z" + DATA[1:]
+    status = host.base.stat()
+    host.base.write_bytes(changed)
+    os.utime(host.base, ns=(status.st_atime_ns, status.st_mtime_ns))
+    fd = os.open(host.base, os.O_RDONLY)
+    host.store.save_base(NAME, BaseRecord.of(fd, SHA256))
+    os.close(fd)
+    host.restart(believe)
+    found = SHA256 if believe else hashlib.sha256(changed).hexdigest()
+    assert host.digest() == found
 
 
 def test_touched_while_the_agent_was_away(
