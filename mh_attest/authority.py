@@ -38,6 +38,8 @@ RESULT_KEY = "result-key.json"
 ENROLLER_KEY = "enroller-key.pem"
 ENROLLER_CERTIFICATE = "enroller.pem"
 NONCE_KEY = "nonce.key"
+MIGRATION_KEY = "migration-ca-key.pem"
+MIGRATION_CERTIFICATE = "migration-ca.pem"
 #: Days the enroller's certificate is valid.
 ENROLLER_DAYS = 3650
 
@@ -49,6 +51,8 @@ class Authority:
     :param result_key: private JWK (P-256) of results and VM reports.
     :param enroller_key: issues AK certificates.
     :param nonce_key: 32 bytes, authenticates nonces given out.
+    :param migration_ca: its key issues certificates for live migration,
+        and nothing else.
     """
 
     issuer: str
@@ -56,6 +60,8 @@ class Authority:
     result_key: jose.Jwk = field(repr=False)
     enroller_key: ec.EllipticCurvePrivateKey = field(repr=False)
     nonce_key: Secret = field(repr=False)
+    migration_ca: x509.Certificate
+    migration_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     def jwk(self) -> jose.Jwk:
         return jose.public(self.result_key)
@@ -96,25 +102,39 @@ def create(
     if not (folder / NONCE_KEY).exists():
         _write(folder / NONCE_KEY, random(32))
         made.append(NONCE_KEY)
-    paths = [folder / ENROLLER_KEY, folder / ENROLLER_CERTIFICATE]
-    there = [path.exists() for path in paths]
+    for name, key_file, certificate_file in (
+        ("enroller", ENROLLER_KEY, ENROLLER_CERTIFICATE),
+        ("migration CA", MIGRATION_KEY, MIGRATION_CERTIFICATE),
+    ):
+        made += _create_ca(folder, name, (key_file, certificate_file), now)
+    return made
+
+
+def _create_ca(
+    folder: pathlib.Path,
+    name: str,
+    files: tuple[str, str],
+    now: datetime.datetime,
+) -> list[str]:
+    """Key and certificate of one CA, unless they are there."""
+    there = [(folder / file).exists() for file in files]
     if any(there) and not all(there):
         raise InputError(
             "attest.authority.enroller",
-            "only one of the enroller's key and certificate is there",
+            f"only one of the {name}'s key and certificate is there",
         )
-    if not any(there):
-        private = ec.generate_private_key(ec.SECP256R1())
-        certificate = _self_sign(private, now)
-        _write(
-            paths[0],
-            private.private_bytes(
-                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-            ),
-        )
-        _write(paths[1], certificate.public_bytes(Encoding.PEM))
-        made += [ENROLLER_KEY, ENROLLER_CERTIFICATE]
-    return made
+    if all(there):
+        return []
+    private = ec.generate_private_key(ec.SECP256R1())
+    certificate = _self_sign(private, f"Mystery Hill {name}", now)
+    _write(
+        folder / files[0],
+        private.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        ),
+    )
+    _write(folder / files[1], certificate.public_bytes(Encoding.PEM))
+    return list(files)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
@@ -126,11 +146,9 @@ def _write(path: pathlib.Path, data: bytes) -> None:
 
 
 def _self_sign(
-    key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+    key: ec.EllipticCurvePrivateKey, common: str, now: datetime.datetime
 ) -> x509.Certificate:
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, "Mystery Hill enroller")]
-    )
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -172,11 +190,11 @@ def load(folder: pathlib.Path, issuer: str) -> Authority:
             )
         result_key = json.loads((folder / RESULT_KEY).read_bytes())
         jose.public(result_key)
-        private = load_pem_private_key(
-            (folder / ENROLLER_KEY).read_bytes(), None
+        enroller_key, enroller = _load_ca(
+            folder, ENROLLER_KEY, ENROLLER_CERTIFICATE
         )
-        certificate = akcert.load_certificate(
-            (folder / ENROLLER_CERTIFICATE).read_text()
+        migration_key, migration_ca = _load_ca(
+            folder, MIGRATION_KEY, MIGRATION_CERTIFICATE
         )
         nonce_key = (folder / NONCE_KEY).read_bytes()
     except (OSError, ValueError, TypeError, InputError) as exc:
@@ -185,14 +203,35 @@ def load(folder: pathlib.Path, issuer: str) -> Authority:
             "the state directory has no usable keys; "
             "run 'mh-attest-manage db sync'",
         ) from exc
+    if len(nonce_key) != 32:
+        raise _unfit()
+    return Authority(
+        issuer,
+        enroller,
+        result_key,
+        enroller_key,
+        Secret(nonce_key),
+        migration_ca,
+        migration_key,
+    )
+
+
+def _load_ca(
+    folder: pathlib.Path, key_file: str, certificate_file: str
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    private = load_pem_private_key((folder / key_file).read_bytes(), None)
+    certificate = akcert.load_certificate(
+        (folder / certificate_file).read_text()
+    )
     if (
         not isinstance(private, ec.EllipticCurvePrivateKey)
         or private.public_key() != certificate.public_key()
-        or len(nonce_key) != 32
     ):
-        raise Unavailable(
-            "attest.authority.keys", "the keys there do not fit each other"
-        )
-    return Authority(
-        issuer, certificate, result_key, private, Secret(nonce_key)
+        raise _unfit()
+    return private, certificate
+
+
+def _unfit() -> Unavailable:
+    return Unavailable(
+        "attest.authority.keys", "the keys there do not fit each other"
     )

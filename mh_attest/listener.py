@@ -165,6 +165,20 @@ class Listener:
             raise _reply(exc) from exc
         return request, evidence
 
+    def migration_quote(self, nonce: bytes) -> tuple[Any, Any]:
+        """Public migration key (JWK) and evidence, as sent."""
+        fields = Fields(
+            self._call("POST", "/v1/migration-quote", {"nonce": b64u(nonce)}),
+            EVENT + ".reply",
+        )
+        try:
+            key = fields.object("jwk")
+            evidence = fields.object("evidence")
+            fields.end()
+        except InputError as exc:
+            raise _reply(exc) from exc
+        return key, evidence
+
     # -- one call --------------------------------------------------------
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:

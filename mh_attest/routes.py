@@ -21,6 +21,7 @@ from mh_attest.handlers import (
     audit,
     host,
     host_policy,
+    migration,
     root,
     trust,
     vm_report,
@@ -64,6 +65,8 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/vm-reports/{instance}": {
         "GET": (vm_report.index, may_report.LIST),
     },
+    "/v1/migration-certificates": {"POST": (migration.certificate, None)},
+    "/v1/migrations": {"POST": (migration.create, None)},
     "/v1/audit": {"GET": (audit.index, may_audit.LIST)},
 }
 #: Query members by path; others are refused.

@@ -22,13 +22,22 @@ from mh_attest.conf import (
     database,
     enrolment,
     listener_client,
+    migration,
     trust,
 )
 
 PROJECT = "mh-attest"
 #: Environment variable that names the WSGI application's config file.
 CONFIG_FILE_ENV = "OS_MH_ATTEST_CONFIG_FILE"
-GROUPS = (api, authority, database, enrolment, listener_client, trust)
+GROUPS = (
+    api,
+    authority,
+    database,
+    enrolment,
+    listener_client,
+    migration,
+    trust,
+)
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:

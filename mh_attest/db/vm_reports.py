@@ -25,11 +25,15 @@ LISTED = 32
 
 
 def spend(
-    connection: sa.Connection, nonce: str, now: int, expires_at: int
+    connection: sa.Connection,
+    nonce: str,
+    now: int,
+    expires_at: int,
+    event: str = "attest.vm-report.nonce",
 ) -> None:
     """Use a nonce up.
 
-    :raises Denied: ``attest.vm-report.nonce``: it is used up already.
+    :raises Denied: ``event``: it is used up already.
     """
     connection.execute(
         sa.delete(spent_nonces).where(spent_nonces.c.expires_at < now)
@@ -37,7 +41,7 @@ def spend(
     if connection.execute(
         sa.select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == nonce)
     ).first():
-        raise Denied("attest.vm-report.nonce", "the nonce was used before")
+        raise Denied(event, "the nonce was used before")
     connection.execute(
         sa.insert(spent_nonces).values(nonce=nonce, expires_at=expires_at)
     )

@@ -11,7 +11,7 @@
 # under the License.
 """VM reports and their nonces."""
 
-from mh_attest import nonce, vm_report
+from mh_attest import migration, nonce, vm_report
 from mh_attest.db import vm_reports
 from mh_attest.handlers.base import Answer, Call
 from mh_core.encoding import b64u
@@ -20,7 +20,10 @@ from mh_core.fields import Fields
 
 def give_nonce(call: Call) -> Answer:
     fields = Fields(call.body, "attest.nonce.body")
-    purpose = fields.choice("purpose", (vm_report.PURPOSE,))
+    purpose = fields.choice(
+        "purpose",
+        (vm_report.PURPOSE, migration.KEY_PURPOSE, migration.PURPOSE),
+    )
     fields.end()
     service = call.service
     made = nonce.issue(

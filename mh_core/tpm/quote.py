@@ -29,6 +29,8 @@ LABEL_RELEASE: Final = "mh/quote/release/v1"
 LABEL_HOST: Final = "mh/quote/host/v1"
 LABEL_VM: Final = "mh/quote/vm/v1"
 LABEL_SNAPSHOT: Final = "mh/quote/snapshot/v1"
+LABEL_MIGRATION_KEY: Final = "mh/quote/migration-key/v1"
+LABEL_MIGRATION: Final = "mh/quote/migration/v1"
 LABEL_BIND: Final = "mh/certify/bind/v1"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mh_nova.agent import readers
+from mh_nova.agent import conf_migration, readers
 from mh_nova.agent.stream_conf import STREAM_OPTS, stream
 
 #: Directories of libvirt's below its domain directory that hold more than
@@ -283,6 +283,7 @@ def register_opts(conf: Any) -> None:
     conf.register_opts(LISTENER_OPTS, group=listener)
     conf.register_group(stream)
     conf.register_opts(STREAM_OPTS, group=stream)
+    conf_migration.register_opts(conf)
 
 
 def list_opts() -> list[tuple[Any, list[Any]]]:
@@ -291,4 +292,5 @@ def list_opts() -> list[tuple[Any, list[Any]]]:
         (agent, AGENT_OPTS),
         (listener, LISTENER_OPTS),
         (stream, STREAM_OPTS),
+        *conf_migration.list_opts(),
     ]

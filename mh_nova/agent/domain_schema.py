@@ -86,6 +86,14 @@ _TOP = rules(
         {"name": "manufacturer|product|version|serial|uuid|family"},
         r"[A-Za-z0-9 ._()\-]{0,64}",
     ),
+    # libvirt's own words about a guest that runs, as a migration brings them
+    ("resource", {}, EMPTY),
+    ("resource/partition", {}, r"/machine"),
+    (
+        "seclabel",
+        {"type": "dynamic", "model": "apparmor|selinux|dac", "relabel": "yes"},
+        EMPTY,
+    ),
     ("on_poweroff", {}, "destroy|restart"),
     ("on_reboot", {}, "destroy|restart"),
     # coredump-* writes the guest's memory to a file

@@ -54,6 +54,12 @@ class Prover(Protocol):
     def vm_evidence(self, nonce: bytes, claims_digest: bytes) -> Evidence:
         """Evidence under ``LABEL_VM``."""
 
+    def migration_key_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        """Evidence under ``LABEL_MIGRATION_KEY``."""
+
+    def migration_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        """Evidence under ``LABEL_MIGRATION``."""
+
     def unwrap(self, jwe: str, apv: bytes) -> bytes:
         """Open a JWE to this boot's bind key.
 

@@ -22,6 +22,7 @@ import threading
 
 from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.make import Making
+from mh_nova.agent.migrate import Migrating
 from mh_nova.agent.move import Moving
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.precache import Caching
@@ -35,6 +36,7 @@ _SWEEP = 5.0
 
 class Launcher(
     Making,
+    Migrating,
     Starting,
     Snapshotting,
     Flattening,

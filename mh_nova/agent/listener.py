@@ -39,6 +39,7 @@ from mh_core.errors import (
 )
 from mh_core.fields import Fields
 from mh_core.request import KeyRequest
+from mh_nova.agent.migration_tls import MigrationTls
 from mh_nova.agent.prover import Prover
 
 LOG = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class _Context:
     options: ListenerOptions
     prover: Prover
     pending: Callable[[str], KeyRequest | None]
+    migration: MigrationTls | None
 
 
 def _identity(context: _Context, _body: Fields) -> dict[str, Any]:
@@ -122,12 +124,22 @@ def _pending_release(context: _Context, body: Fields) -> dict[str, Any]:
     return {"request": request.to_dict(), "evidence": evidence.to_dict()}
 
 
+def _migration_quote(context: _Context, body: Fields) -> dict[str, Any]:
+    nonce = body.b64u("nonce", 32)
+    body.end()
+    if context.migration is None:
+        raise NotFound("agent.migrate.no-key", "no migration key here")
+    jwk, evidence = context.migration.quote(nonce)
+    return {"jwk": jwk, "evidence": evidence.to_dict()}
+
+
 ROUTES: dict[tuple[str, str], Callable[[_Context, Fields], dict[str, Any]]] = {
     ("GET", "/v1/identity"): _identity,
     ("POST", "/v1/activate"): _activate,
     ("PUT", "/v1/certificate"): _certificate,
     ("POST", "/v1/host-quote"): _host_quote,
     ("POST", "/v1/pending-release"): _pending_release,
+    ("POST", "/v1/migration-quote"): _migration_quote,
 }
 
 
@@ -228,6 +240,7 @@ class Listener:
     """Starts and stops the server's thread.
 
     :param pending: the launch that waits for a key URL, or None.
+    :param migration: of this host's migration key.
     """
 
     def __init__(
@@ -235,6 +248,7 @@ class Listener:
         options: ListenerOptions,
         prover: Prover,
         pending: Callable[[str], KeyRequest | None],
+        migration: MigrationTls | None = None,
     ) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -245,7 +259,7 @@ class Listener:
             "Handler",
             (_Handler,),
             {
-                "context": _Context(options, prover, pending),
+                "context": _Context(options, prover, pending, migration),
                 "slots": threading.BoundedSemaphore(_AT_ONCE),
             },
         )

@@ -54,7 +54,7 @@ class Ours:
             if name.startswith("disk") and self._encrypted(instance, name):
                 return f"header of {name}"
         xml = self._libvirt.domain_xml(instance)
-        if xml is not None and self._named(instance, xml):
+        if xml is not None and self.named(instance, xml):
             return "domain"
         return ""
 
@@ -90,7 +90,8 @@ class Ours:
             os.close(fd)
 
     @staticmethod
-    def _named(instance: str, xml: str) -> bool:
+    def named(instance: str, xml: str) -> bool:
+        """A domain's XML names one of our secrets, or cannot be read."""
         parser = etree.XMLParser(
             resolve_entities=False, no_network=True, load_dtd=False
         )

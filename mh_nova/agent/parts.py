@@ -22,6 +22,7 @@ from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient
 from mh_nova.agent.measurers.base import Measurer
+from mh_nova.agent.migration_tls import MigrationTls
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.paths import Root
 from mh_nova.agent.report import Reporter
@@ -48,3 +49,5 @@ class Parts:
     clock: Callable[[], float] = time.time
     #: None: nothing that needs a running guest is possible.
     libvirt: Libvirt | None = None
+    #: None: no guest can be moved while it runs.
+    migration: MigrationTls | None = None

@@ -35,6 +35,8 @@ from mh_core.evidence import (
 from mh_core.tpm.public import Public
 from mh_core.tpm.quote import (
     LABEL_HOST,
+    LABEL_MIGRATION,
+    LABEL_MIGRATION_KEY,
     LABEL_RELEASE,
     LABEL_SNAPSHOT,
     LABEL_VM,
@@ -130,6 +132,14 @@ class Prover:
     def vm_evidence(self, nonce: bytes, claims_digest: bytes) -> Evidence:
         """For a VM report."""
         return self._evidence(LABEL_VM, nonce, lambda bind: claims_digest)
+
+    def migration_key_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        """For the attestation server: this host holds a migration key."""
+        return self._evidence(LABEL_MIGRATION_KEY, nonce, lambda bind: claims)
+
+    def migration_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        """For the attestation server: this host asks about another."""
+        return self._evidence(LABEL_MIGRATION, nonce, lambda bind: claims)
 
     def _evidence(
         self, label: str, nonce: bytes, claims: Callable[[Public], bytes]

@@ -20,11 +20,9 @@ import queue
 import threading
 from typing import Any
 
-from mh_core.encoding import canonical_json, parse_json
-from mh_core.errors import Denied, InputError, MHError
-from mh_core.fields import Fields
+from mh_core.errors import MHError
 from mh_core.vm_report import VmClaims
-from mh_nova.agent.http import Server, resolve, split_url
+from mh_nova.agent.authority import ask
 from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.journal import Journal
 
@@ -107,53 +105,12 @@ class Reporter:
 
         :raises MHError: ``agent.report.*``, or of the prover.
         """
-        origin, path = split_url(self._conf.attest_url, EVENT + ".url")
-        path = path.rstrip("/").removesuffix("/v1")
-        if origin.scheme != "https":
-            raise Denied(EVENT + ".url", "attest_url is not https")
-        server = Server(
-            origin,
-            resolve(origin, EVENT + ".address", loopback=True),
-            self._conf.attest_ca_file,
-            self._conf.timeout,
-            EVENT,
-        )
-        try:
-            fields = self._post(
-                server, path + "/v1/nonces", {"purpose": "vm-report"}
-            )
-            nonce_text = fields.text("nonce", maximum=64)
-            nonce = Fields({"nonce": nonce_text}, EVENT + ".answer").b64u(
-                "nonce", 32
-            )
+
+        def body(nonce: bytes) -> dict[str, Any]:
             evidence = self._prover.vm_evidence(nonce, claims.digest())
-            self._post(
-                server,
-                path + "/v1/vm-reports",
-                {
-                    "nonce": nonce_text,
-                    "claims": claims.to_dict(),
-                    "evidence": evidence.to_dict(),
-                },
-            )
-        finally:
-            server.close()
+            return {
+                "claims": claims.to_dict(),
+                "evidence": evidence.to_dict(),
+            }
 
-    @staticmethod
-    def _post(server: Server, path: str, body: dict[str, Any]) -> Fields:
-        answer = server.post(path, canonical_json(body), "application/json")
-        if answer.status not in (200, 201):
-            raise Denied(
-                EVENT + ".refused",
-                f"the attestation server answers {answer.status} "
-                f"{_event(answer.body)}",
-            )
-        return Fields(parse_json(answer.body), EVENT + ".answer")
-
-
-def _event(body: bytes) -> str:
-    try:
-        error = Fields(parse_json(body), EVENT).object("error")
-        return Fields(error, EVENT).text("event", pattern=r"[a-z0-9.\-]*")
-    except InputError:
-        return ""
+        ask(self._conf, EVENT, "vm-report", "/v1/vm-reports", body)

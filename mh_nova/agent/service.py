@@ -27,6 +27,7 @@ from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient, PendingRequests
 from mh_nova.agent.launch import Launcher
 from mh_nova.agent.measurers.base import Measurer
+from mh_nova.agent.migration_tls import MigrationTls
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.parts import Parts
@@ -117,6 +118,7 @@ class Service:
         self._secrets = Secrets(self._libvirt, conf.agent.secret_lease)
         self._reporter = Reporter(conf, prover, self.journal)
         guard = Guard(conf, prover)
+        self.migration = MigrationTls(conf, prover)
         parts = Parts(
             conf=conf,
             root=root,
@@ -131,6 +133,7 @@ class Service:
             reporter=self._reporter,
             measurers=_configured(conf.agent, self.journal),
             libvirt=self._libvirt,
+            migration=self.migration,
         )
         self.launcher = Launcher(parts)
         self._streams = stream_server.build(parts)
@@ -149,6 +152,7 @@ class Service:
         self._secrets.sweep()
         self._secrets.start()
         self._reporter.start()
+        self.migration.start()
         self.launcher.start_threads()
         if self._streams is not None:
             self._streams.start()
@@ -162,4 +166,5 @@ class Service:
             self._streams.stop()
         self.launcher.stop()
         self._reporter.stop()
+        self.migration.stop()
         self._secrets.stop()

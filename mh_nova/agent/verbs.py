@@ -22,6 +22,7 @@ from typing import Any
 
 from mh_core.errors import NotFound
 from mh_core.fields import Fields
+from mh_core.migration import HOST
 from mh_core.request import PURPOSES
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
@@ -164,6 +165,32 @@ def cache(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def migration(context: Context, fields: Fields) -> dict[str, Any]:
+    fields.end()
+    found = context.launcher.migration()
+    return {"expires_at": found.expires_at}
+
+
+def migrate_out(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    destination = fields.text("destination", pattern=HOST)
+    fields.end()
+    return context.launcher.migrate_out(instance, destination)
+
+
+def migrate_in(context: Context, fields: Fields) -> dict[str, Any]:
+    """Asked by libvirt's hook about every guest that comes in."""
+    instance = fields.uuid("instance")
+    xml = fields.text("xml", maximum=1024 * 1024)
+    fields.end()
+    if not context.ours.why(instance) and not context.ours.named(
+        instance, xml
+    ):
+        return {"ours": False, "event": "", "detail": ""}
+    event, detail = context.launcher.migrate_in(instance, xml)
+    return {"ours": True, "event": event, "detail": detail}
+
+
 def forget(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -251,6 +278,9 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "ours": ours,
     "suspend": suspend,
     "cache": cache,
+    "migration": migration,
+    "migrate-out": migrate_out,
+    "migrate-in": migrate_in,
     "forget": forget,
     "snapshot-check": snapshot_check,
     "snapshot": snapshot,

@@ -77,6 +77,7 @@ def _listener(
         ),
         prover,
         service.pending.find,
+        service.migration,
     )
 
 

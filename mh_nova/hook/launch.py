@@ -46,6 +46,8 @@ SUFFIX = "_36"
 MISSING = "hook.image.missing"
 TICKET = "mh_ticket"
 ROOT = "disk"
+#: Purpose of a key request for a guest that comes in by live migration.
+COMING_IN = "migrate-in"
 
 
 def base_path(image: str) -> str:
@@ -113,6 +115,13 @@ class Launcher(Arrivals):
         """Around ``spawn``: prepared before, a launch while it lasts."""
         self.prepare(context, instance, "launch")
         with self._purposely(instance.uuid, "launch"):
+            yield
+
+    @contextlib.contextmanager
+    def coming_in(self, context: Any, instance: Any) -> Iterator[None]:
+        """Around ``pre_live_migration``: new disks for a guest that runs."""
+        self.prepare(context, instance, COMING_IN)
+        with self._purposely(instance.uuid, COMING_IN, instance.host or ""):
             yield
 
     def make(self, context: Any, instance: Any, trusted_certs: Any) -> None:

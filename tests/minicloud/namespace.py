@@ -49,6 +49,10 @@ for name in $KEPT; do
     mkdir $domains/$name
     bind "$kept/$name" $domains/$name
 done
+# keys of live migration: for this boot only
+migration=/run/mystery-hill/migration
+mkdir -p $migration
+mount -t tmpfs -o mode=0750,nosuid,nodev,noexec,size=1m tmpfs $migration
 : > "$ROOT/ready"
 exec sleep infinity
 """

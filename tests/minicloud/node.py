@@ -51,6 +51,9 @@ class Options:
     virt_type: str = "qemu"
     # Appended to this node's configuration file.
     extra: str = ""
+    # Appended to libvirt's qemu.conf, and its hook script; for new machines.
+    qemu_conf: str = ""
+    libvirt_hook: str = ""
     # Added to the environment of nova-compute.
     env: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -228,6 +231,13 @@ class Node:
             ("qemu.conf", config.QEMU),
         ):
             (etc / name).write_text(config.render(text, names))
+        with (etc / "qemu.conf").open("a") as file:
+            file.write(self.options.qemu_conf)
+        if self.options.libvirt_hook:
+            hook = etc / "hooks" / "qemu"
+            hook.parent.mkdir(exist_ok=True)
+            hook.write_text(self.options.libvirt_hook)
+            hook.chmod(0o755)
 
     def start_libvirt(self) -> None:
         run = self.folder / "run/libvirt"

@@ -112,6 +112,10 @@ kms_ca_file = /etc/mystery-hill/ca.pem
 attest_url = {ATTEST}
 attest_ca_file = /etc/mystery-hill/ca.pem
 measurers = {measurers}
+live_migration = true
+[migration]
+tls_dir = /run/mystery-hill/migration
+authority_jwk_file = /etc/mystery-hill/attest.jwk
 [listener]
 bind_host = {address}
 bind_port = {port}
@@ -141,6 +145,19 @@ _FILTERS = (
     "ImagePropertiesFilter",
     "TrustedFilter",
 )
+
+_QEMU = """\
+migrate_tls_x509_cert_dir = "/run/mystery-hill/migration"
+migrate_tls_x509_verify = 1
+migrate_tls_force = 1
+"""
+
+# what doc/source/install/compute.rst has an operator install
+_LIBVIRT_HOOK = """\
+#!/bin/sh
+[ "$2" = migrate ] || exit 0
+exec {program} "$@"
+"""
 
 _CLIENT = """\
 [kms]
@@ -194,10 +211,15 @@ class TrustedCloud:
         # how soon a host's trait follows its state, seconds
         self.cloud.extra["nova-compute.conf"] = (
             "[DEFAULT]\nupdate_resources_interval = 4\n"
+            "[libvirt]\nlive_migration_with_native_tls = true\n"
         )
         for node in self.cloud.machines:
             node.options.command = ["mh-nova-compute"]
             node.options.driver = "mh.TrustedLibvirtDriver"
+            node.options.qemu_conf = _QEMU
+            node.options.libvirt_hook = _LIBVIRT_HOOK.format(
+                program=self.cloud.where.bin / "mh-libvirt-hook"
+            )
         self.cloud.before_computes = lambda _cloud: self._services()
         self.cloud.start()
         self.cloud.purge()
@@ -359,6 +381,10 @@ class TrustedCloud:
         shutil.copy(self.ca, etc / "ca.pem")
         shutil.copy(server.certificate, etc / "listener.pem")
         shutil.copy(server.key, etc / "listener.key")
+        identity = json.loads(
+            self.manage("mh-attest-manage", "identity", "show")
+        )
+        (etc / "attest.jwk").write_text(json.dumps(identity["jwk"]))
         (node.folder / "var/lib/mystery-hill/agent").chmod(0o700)
         (etc / "mh-agent.conf").write_text(
             _AGENT.format(

@@ -9,22 +9,90 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""Moving a running guest."""
+"""Moving a running guest.
 
+The source's agent has the last word before anything leaves
+(:meth:`LiveMigration.live_migration`), the destination's before anything is
+started, asked by libvirt itself (:mod:`mh_nova.cmd.libvirt_hook`).  What is
+checked before that only tells the user sooner.
+"""
+
+import contextlib
+import threading
+import time
 from typing import Any
 
+import libvirt
+import nova.conf
+from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
-from mh_core.errors import Denied
-from mh_nova.hook import faults
+from mh_core.errors import Denied, MHError
+from mh_nova.hook import faults, launch
+from mh_nova.hook.agent_migration import Leave
 from mh_nova.hook.base import TrustedDriver
 
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
+TLS = "hook.refused.migration-tls"
+#: Without one of these something would cross in the clear, or stay behind.
+FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_NON_SHARED_INC
+    | libvirt.VIR_MIGRATE_TLS
+)
+
+
+class PinnedDomain:
+    """A domain that moves to one TLS key and to no other.
+
+    :param domain: libvirt's.
+    :param leave: the agent's.
+    """
+
+    def __init__(self, domain: Any, leave: Leave) -> None:
+        self._domain = domain
+        self._leave = leave
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._domain, name)
+
+    def migrateToURI3(  # noqa: N802
+        self, uri: str, params: dict[str, Any], flags: int
+    ) -> Any:
+        """:raises NovaException: ``hook.refused.migration-tls``,
+        ``hook.refused.migration-late``."""
+        if flags & FLAGS != FLAGS or flags & libvirt.VIR_MIGRATE_TUNNELLED:
+            raise faults.refusal(
+                Denied(TLS, "nova would move it without TLS or its disks")
+            )
+        if self._leave.expires_at <= time.time():
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.migration-late",
+                    "the word about the destination has expired",
+                )
+            )
+        name = libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION
+        return self._domain.migrateToURI3(
+            uri, {**params, name: self._leave.tls_name}, flags
+        )
 
 
 class LiveMigration(LibvirtDriver, TrustedDriver):
-    """Refused for protected instances."""
+    """Blocks and memory over TLS, to an appraised host, each disk under a
+    key of its own there."""
+
+    def __init__(self, virtapi: Any, read_only: bool = False) -> None:
+        super().__init__(virtapi, read_only)
+        self._mh_leaves: dict[str, Leave] = {}
+        self._mh_leaves_lock = threading.Lock()
+
+    # Asked for by the conductor, on both ends
 
     def check_can_live_migrate_destination(
         self,
@@ -35,8 +103,7 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         block_migration: Any = False,
         disk_over_commit: Any = False,
     ) -> Any:
-        if self._mh_protected(instance):
-            raise faults.precheck(_no_live_migration())
+        self._mh_can_migrate(instance)
         return super().check_can_live_migrate_destination(
             context,
             instance,
@@ -53,11 +120,49 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         dest_check_data: Any,
         block_device_info: Any = None,
     ) -> Any:
-        if self._mh_protected(instance):
-            raise faults.precheck(_no_live_migration())
-        return super().check_can_live_migrate_source(
+        ours = self._mh_can_migrate(instance)
+        if ours:
+            self._mh_movable(instance)
+        data = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info
         )
+        if ours and not data.block_migration:
+            raise faults.precheck(_shared())
+        return data
+
+    def _mh_can_migrate(self, instance: Any) -> bool:
+        """Ours and movable (True), or not ours.
+
+        :raises MigrationPreCheckError: the instance stays as it is.
+        """
+        try:
+            if not self._mh_decide(instance):
+                return False
+            _require_tls()
+            self._mh_require()
+            self._mh_client.migration()
+        except MHError as error:
+            raise faults.precheck(error) from error
+        return True
+
+    def _mh_movable(self, instance: Any) -> None:
+        """What the destination would make is what the guest has: one disk,
+        over its image.
+
+        :raises MigrationPreCheckError: ``hook.refused.migration-disks``.
+        """
+        try:
+            found = self._mh_client.describe(instance.uuid)
+            names = [name for name, _size in found.disks]
+            if names != [launch.ROOT] or not found.based:
+                raise Denied(
+                    "hook.refused.migration-disks",
+                    "only a guest with one disk, over its image, can move",
+                )
+        except MHError as error:
+            raise faults.precheck(error) from error
+
+    # The destination
 
     def pre_live_migration(
         self,
@@ -68,16 +173,93 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         disk_info: Any,
         migrate_data: Any,
     ) -> Any:
+        """The disks are made here, with keys of their own.
+
+        1. ours; TLS is on; this host is sound and has a certificate;
+        2. the blocks come over the wire, nothing is shared;
+        3. the agent asks for the keys while the base is fetched; it
+           measures and makes the disks as at a launch;
+        4. no secret is in libvirt yet: that waits for libvirt's own
+           question about the incoming guest.
+        """
+
+        def prepare() -> Any:
+            return super(LiveMigration, self).pre_live_migration(
+                context,
+                instance,
+                block_device_info,
+                network_info,
+                disk_info,
+                migrate_data,
+            )
+
+        if not self._mh_can_migrate(instance):
+            return prepare()
+        done = False
+        try:
+            if (
+                not migrate_data.block_migration
+                or migrate_data.is_shared_block_storage
+                or migrate_data.is_shared_instance_path
+            ):
+                raise _shared()
+            self._mh_check_shape(instance, block_device_info)
+            with self._mh_launcher.coming_in(context, instance):
+                result = prepare()
+            done = True
+        except MHError as error:
+            raise faults.precheck(error) from error
+        finally:
+            if not done:
+                self._mh_forget(instance)
+        return result
+
+    def post_live_migration_at_destination(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_migration: bool = False,
+        block_device_info: Any = None,
+    ) -> None:
         if self._mh_protected(instance):
-            raise faults.precheck(_no_live_migration())
-        return super().pre_live_migration(
+            self._mh_started(instance, True)
+        super().post_live_migration_at_destination(
             context,
             instance,
-            block_device_info,
             network_info,
-            disk_info,
-            migrate_data,
+            block_migration,
+            block_device_info,
         )
+
+    def rollback_live_migration_at_destination(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+    ) -> None:
+        """Secrets first; what nova makes of its own part, the record goes,
+        and with it every key request under way."""
+        ours = self._mh_protected(instance)
+        if ours:
+            self._mh_started(instance, False)
+        try:
+            super().rollback_live_migration_at_destination(
+                context,
+                instance,
+                network_info,
+                block_device_info,
+                destroy_disks,
+                migrate_data,
+            )
+        finally:
+            if ours:
+                self._mh_forget(instance)
+
+    # The source
 
     def live_migration(
         self,
@@ -89,30 +271,101 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         block_migration: Any = False,
         migrate_data: Any = None,
     ) -> None:
-        """The checks before are asked for by the destination, which may
-        leave them out; this one it cannot.
+        """The gate: nothing has left this host before.
 
-        nova rolls back, as for a migration that failed: raising would leave
-        the server in ERROR.
+        1. ours; disagreement refuses;
+        2. TLS is on, and the disks' blocks are moved with the guest;
+        3. the agent's leave: the attestation server has just vouched for
+           the destination, and names the TLS key it holds;
+        4. nova migrates, to that key only (:class:`PinnedDomain`).
+
+        Where it is refused, nova rolls back as after a migration that
+        failed: raising would leave the server in ERROR.
         """
-        if self._mh_protected(instance):
-            error = faults.refusal(_no_live_migration())
+        leave = None
+        try:
+            if self._mh_decide(instance):
+                _require_tls()
+                if not migrate_data.block_migration:
+                    raise _shared()
+                leave = self._mh_client.migrate_out(instance.uuid, dest)
+        except MHError as exc:
+            error = faults.refusal(exc)
             LOG.warning("%s", error, instance=instance)
             faults.record(context, instance, "mh_live_migration", error)
             recover_method(context, instance, dest, migrate_data)
             return
-        super().live_migration(
+        with self._mh_leave(instance, leave):
+            super().live_migration(
+                context,
+                instance,
+                dest,
+                post_method,
+                recover_method,
+                block_migration,
+                migrate_data,
+            )
+
+    @contextlib.contextmanager
+    def _mh_leave(self, instance: Any, leave: Leave | None) -> Any:
+        if leave is None:
+            yield
+            return
+        LOG.info("May leave [%s]", leave.event, instance=instance)
+        with self._mh_leaves_lock:
+            self._mh_leaves[instance.uuid] = leave
+        try:
+            yield
+        finally:
+            with self._mh_leaves_lock:
+                self._mh_leaves.pop(instance.uuid, None)
+
+    def _live_migration_operation(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        block_migration: Any,
+        migrate_data: Any,
+        guest: Any,
+        device_names: Any,
+    ) -> None:
+        """nova's call of libvirt; in a thread of its own.
+
+        :raises NovaException: ``hook.refused.migration-gate``: nobody asked
+            the agent.
+        """
+        # once: a second try asks again
+        with self._mh_leaves_lock:
+            leave = self._mh_leaves.pop(instance.uuid, None)
+        if leave is not None:
+            guest = libvirt_guest.Guest(PinnedDomain(guest._domain, leave))
+        elif self._mh_protected(instance):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.migration-gate",
+                    "the agent has not allowed this migration",
+                )
+            )
+        super()._live_migration_operation(
             context,
             instance,
             dest,
-            post_method,
-            recover_method,
             block_migration,
             migrate_data,
+            guest,
+            device_names,
         )
 
 
-def _no_live_migration() -> Denied:
+def _require_tls() -> None:
+    """:raises Denied: ``hook.refused.migration-tls``."""
+    if not CONF.libvirt.live_migration_with_native_tls:
+        raise Denied(TLS, "[libvirt] live_migration_with_native_tls is not on")
+
+
+def _shared() -> Denied:
     return Denied(
-        "hook.refused.live-migration", "live migration is not possible yet"
+        "hook.refused.migration-shared",
+        "it moves with its disks, between hosts that share none",
     )

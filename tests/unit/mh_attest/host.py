@@ -27,15 +27,23 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.x509.oid import NameOID
 
 from mh_attest.listener import Identity
+from mh_core import jose
 from mh_core.errors import NotFound, VerificationError
 from mh_core.evidence import release_claims
+from mh_core.migration import MigrationRequest, key_claims
 from mh_core.request import KeyRequest
 from mh_core.tpm import constants as c
 from mh_core.tpm import eventlog
 from mh_core.tpm.credential import kdfa, kdfe
 from mh_core.tpm.ekcert import EK_USAGE
 from mh_core.tpm.public import Public
-from mh_core.tpm.quote import LABEL_HOST, LABEL_RELEASE, LABEL_VM
+from mh_core.tpm.quote import (
+    LABEL_HOST,
+    LABEL_MIGRATION,
+    LABEL_MIGRATION_KEY,
+    LABEL_RELEASE,
+    LABEL_VM,
+)
 from mh_core.tpm.reader import Reader, pack, sized
 from mh_core.vm_report import VmClaims
 from tests.fixture.softtpm import Enroller, SoftTpm
@@ -137,6 +145,7 @@ class SoftHost:
         self.ak_certificate = ""
         self.boot(log or log_of())
         self.pending: dict[str, KeyRequest] = {}
+        self.tls_key = jose.generate_key()
         self.lies: dict[str, Any] = {}
         self.calls: list[str] = []
 
@@ -163,6 +172,15 @@ class SoftHost:
 
     def vm(self, nonce: bytes, claims: VmClaims) -> dict[str, Any]:
         return self.evidence(LABEL_VM, nonce, claims.digest())
+
+    def migration_key(self, nonce: bytes) -> dict[str, Any]:
+        claims = key_claims(self.tpm.host, jose.public(self.tls_key))
+        return self.evidence(LABEL_MIGRATION_KEY, nonce, claims)
+
+    def migration(
+        self, nonce: bytes, request: MigrationRequest
+    ) -> dict[str, Any]:
+        return self.evidence(LABEL_MIGRATION, nonce, request.digest())
 
     # -- the trust agent -------------------------------------------------
 
@@ -200,6 +218,12 @@ class SoftHost:
         return self._lie("host_quote") or self.evidence(
             LABEL_HOST, nonce, self.tpm.bind.name
         )
+
+    def migration_quote(self, nonce: bytes) -> tuple[Any, Any]:
+        lie = self._lie("migration_quote")
+        if lie is not None:
+            return lie  # type: ignore[no-any-return]
+        return jose.public(self.tls_key), self.migration_key(nonce)
 
     def pending_release(self, nonce: bytes, key_url: str) -> tuple[Any, Any]:
         lie = self._lie("pending_release")

@@ -87,7 +87,7 @@ def test_keys_are_private_and_made_once(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "state"
     now = datetime.now(UTC)
     made = authority.create(folder, now)
-    assert len(made) == 4
+    assert len(made) == 6
     assert folder.stat().st_mode & 0o777 == 0o700
     for path in folder.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
@@ -101,10 +101,19 @@ def test_keys_are_private_and_made_once(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Unavailable, match="0700"):
         authority.load(folder, "i")
     folder.chmod(0o700)
-    (folder / "enroller.pem").unlink()
-    with pytest.raises(InputError):
-        authority.create(folder, now)
-    with pytest.raises(Unavailable):
+    for name in ("enroller.pem", "migration-ca.pem"):
+        kept = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(InputError):
+            authority.create(folder, now)
+        with pytest.raises(Unavailable):
+            authority.load(folder, "i")
+        (folder / name).write_bytes(kept)
+    authority.load(folder, "i")
+    (folder / "migration-ca.pem").write_bytes(
+        (folder / "enroller.pem").read_bytes()
+    )
+    with pytest.raises(Unavailable, match="fit"):
         authority.load(folder, "i")
 
 

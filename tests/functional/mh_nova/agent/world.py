@@ -44,6 +44,8 @@ from mh_core.secret import Secret
 from mh_core.tpm.public import Public
 from mh_core.tpm.quote import (
     LABEL_HOST,
+    LABEL_MIGRATION,
+    LABEL_MIGRATION_KEY,
     LABEL_RELEASE,
     LABEL_VM,
     extra_data,
@@ -102,6 +104,12 @@ class SoftProver:
 
     def vm_evidence(self, nonce: bytes, claims_digest: bytes) -> Evidence:
         return self._evidence(LABEL_VM, nonce, claims_digest)
+
+    def migration_key_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        return self._evidence(LABEL_MIGRATION_KEY, nonce, claims)
+
+    def migration_evidence(self, nonce: bytes, claims: bytes) -> Evidence:
+        return self._evidence(LABEL_MIGRATION, nonce, claims)
 
     def unwrap(self, jwe: str, apv: bytes) -> bytes:
         self.check()

@@ -98,51 +98,6 @@ def test_snapshot(
     assert stock.calls == []
 
 
-def test_live_migration(driver: Any, stock: Stock) -> None:
-    stock.replace(
-        "check_can_live_migrate_source",
-        "check_can_live_migrate_destination",
-        "pre_live_migration",
-    )
-    one = make_instance()
-    for refused in (
-        lambda: driver.check_can_live_migrate_source(None, one, None),
-        lambda: driver.check_can_live_migrate_destination(
-            None, one, None, None
-        ),
-        lambda: driver.pre_live_migration(None, one, None, None, None, None),
-    ):
-        with pytest.raises(exception.MigrationPreCheckError) as caught:
-            refused()
-        assert message(caught.value).endswith("[hook.refused.live-migration]")
-    assert stock.calls == []
-
-
-def test_live_migration_with_a_destination_that_asked_nothing(
-    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The source's own gate: memory would go to whoever is there."""
-    stock.replace("live_migration")
-    events: list[str] = []
-    monkeypatch.setattr(
-        "mh_nova.hook.faults.record",
-        lambda context, instance, name, error: events.append(str(error)),
-    )
-    undone: list[tuple[Any, ...]] = []
-
-    def recover(*args: Any) -> None:
-        undone.append(args)
-
-    one = make_instance()
-    driver.live_migration(None, one, "evil", None, recover, False, "data")
-    assert stock.calls == []
-    assert undone == [(None, one, "evil", "data")]
-    assert events[0].endswith("[hook.refused.live-migration]")
-    plain = make_instance(trusted=False)
-    driver.live_migration(None, plain, "other", None, recover)
-    assert stock.calls == ["live_migration"]
-
-
 @pytest.mark.parametrize(
     ("vnic", "kind", "refused"),
     [

@@ -1,0 +1,427 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""A trusted guest that moves while it runs, and all that must not."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import datetime
+import re
+import shutil
+import subprocess
+import sys
+import time
+import types
+import typing
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mh_attest import authority, migration_ca
+from mh_nova.agent.migration_tls import jwk_of
+from tests.minicloud import bootimage, guest
+from tests.minicloud.layout import REPOSITORY
+from tests.minicloud.node import Node
+from tests.minicloud.story import GRANTED, Story
+from tests.minicloud.trusted import SOURCES, wait_for
+from tests.minicloud.world import TrustedImage, World
+
+pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
+_COUNT = re.compile(r"n=([0-9a-f]{4})")
+_PURPOSES = ("launch", "start", "migrate-in")
+
+
+@pytest.fixture(scope="module")
+def image(world: World, story: Story, second_host: Node) -> TrustedImage:
+    """A guest that writes, under a key that may follow it."""
+    story.ready()
+    words = [word for name in _PURPOSES for word in ("--purpose", name)]
+    key = world.create_key("moving", *words)
+    path = world.product.workstation / "moving.raw"
+    token, marker = "token-of-a-guest-that-moves", b"marker:" + b"m" * 48
+    bootimage.write(path, token.encode(), marker=marker, writes=True)
+    return world.create_image("moving", key, disk=(path, token, marker))
+
+
+@pytest.fixture
+def server(
+    world: World, image: TrustedImage
+) -> collections.abc.Iterator[typing.Any]:
+    """On node1, counting."""
+    made = world.boots("moving", image, conn=world.operator, host="node1")
+    count(world, made)
+    yield made
+    world.delete(made)
+
+
+def count(world: World, server: typing.Any) -> int:
+    """Where the guest is by now: read back from its disk, and going on."""
+
+    def last() -> int:
+        text = guest.console(world.admin, server)
+        assert "!" not in text, "the guest's disk failed"
+        found = _COUNT.findall(text)
+        return int(found[-1], 16) if found else 0
+
+    before = last()
+    return int(wait_for("the guest's count", lambda: (
+        now if (now := last()) > before else 0
+    ), 30))  # fmt: skip
+
+
+def settle(world: World, server: typing.Any) -> typing.Any:
+    """Wait until no task is left; it must be ACTIVE."""
+
+    def test() -> typing.Any:
+        found = world.admin.compute.get_server(server.id)
+        return found if found.task_state is None else None
+
+    found = wait_for("the end of the task", test, 120, pause=0.5)
+    assert found.status == "ACTIVE", guest.fault(found)
+    return found
+
+
+def host_of(world: World, server: typing.Any) -> str:
+    found = world.admin.compute.get_server(server.id)
+    return str(found.hypervisor_hostname)
+
+
+def ask(world: World, server: typing.Any, host: str = "node3") -> None:
+    world.admin.compute.live_migrate_server(
+        server.id, host=host, block_migration="auto"
+    )
+
+
+def move(world: World, server: typing.Any, host: str) -> None:
+    ask(world, server, host)
+    settle(world, server)
+    assert host_of(world, server) == host, reasons(world, server)
+
+
+def reasons(world: World, server: typing.Any) -> str:
+    """Everything nova tells about the last action."""
+    actions = list(world.admin.compute.server_actions(server.id))
+    action = world.admin.compute.get_server_action(
+        actions[0].request_id, server.id
+    )
+    found = world.admin.compute.get_server(server.id)
+    return f"{action.events} {action.message} {found.fault}"
+
+
+def stays(world: World, server: typing.Any, *others: Node) -> None:
+    """ACTIVE on node1, running and writing; nothing of it elsewhere."""
+    settle(world, server)
+    assert host_of(world, server) == "node1"
+    assert server.id in world.node1.virsh("list", "--uuid").stdout
+    count(world, server)
+    for node in others or (world.node3,):
+        wait_for(
+            f"{node.name} to be clean",
+            lambda node=node: (
+                world.leftovers(node, server.id) == []
+                and server.id
+                not in node.virsh("list", "--all", "--uuid").stdout
+            ),
+            30,
+        )
+
+
+def releases(world: World, image: TrustedImage, **members: str) -> int:
+    return sum(
+        record["event"] == GRANTED
+        and all(value in str(record) for value in members.values())
+        for record in world.kms_audit(image.key_id)
+    )
+
+
+@contextlib.contextmanager
+def on_the_wire(world: World) -> collections.abc.Iterator[list[bytes]]:
+    """What crosses the migration's ports meanwhile."""
+    path = world.cloud.where.tmp / "wire"
+    argv = [sys.executable, "-m", "tests.minicloud.wire", str(path)]
+    seen: list[bytes] = []
+    with subprocess.Popen(argv, cwd=REPOSITORY) as sniffer:
+        try:
+            wait_for("the sniffer", path.exists, 20)
+            yield seen
+            time.sleep(1)
+        finally:
+            sniffer.terminate()
+    seen.append(path.read_bytes())
+    path.unlink()
+
+
+# -- it works -----------------------------------------------------------------
+
+
+def test_moves_there_and_back_while_it_writes(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    """Over TLS, to a disk under another key; the source forgets."""
+    before = count(world, server)
+    uuids = {disk_uuid(world.node1, server)}
+    for source, to in (
+        (world.node1, world.node3),
+        (world.node3, world.node1),
+    ):
+        asked = releases(
+            world, image, purpose="'migrate-in'", instance=server.id
+        )
+        with on_the_wire(world) as seen:
+            move(world, server, to.name)
+        assert (
+            releases(world, image, purpose="'migrate-in'", instance=server.id)
+            == asked + 1
+        )
+        # memory and disk have crossed, and neither can be read
+        assert len(seen[0]) > 1 << 20
+        for secret in (image.token.encode(), image.marker, b"n=00"):
+            assert secret not in seen[0]
+        now = count(world, server)
+        assert now > before
+        before = now
+        uuids.add(disk_uuid(to, server))
+        assert world.leftovers(source, server.id) == []
+        assert server.id not in source.virsh("list", "--all", "--uuid").stdout
+        assert to.virsh("secret-list").stdout.strip() == ""
+    # each disk had a LUKS header, and so a key, of its own
+    assert len(uuids) == 3
+    # what it wrote elsewhere is on its disk here
+    world.tenant.compute.reboot_server(server.id, "HARD")
+    settle(world, server)
+    assert count(world, server) > before
+
+
+def disk_uuid(node: Node, server: typing.Any) -> bytes:
+    """Of the LUKS header in the overlay of a running guest."""
+    disk = node.folder / "instances" / server.id / "disk"
+    with disk.open("rb") as file:
+        head = file.read(1 << 20)
+    start = head.index(b"LUKS\xba\xbe")
+    return head[start + 168 : start + 208]
+
+
+def test_a_paused_guest_moves(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    world.tenant.compute.pause_server(server.id)
+    guest.wait_status(world.admin, server, "PAUSED")
+    ask(world, server)
+    wait_for(
+        "the move",
+        lambda: (
+            host_of(world, server) == "node3"
+            and world.admin.compute.get_server(server.id).task_state is None
+        ),
+        120,
+    )
+    assert world.admin.compute.get_server(server.id).status == "PAUSED"
+    world.tenant.compute.unpause_server(server.id)
+    guest.wait_status(world.admin, server, "ACTIVE")
+    count(world, server)
+
+
+def test_a_vm_report_says_that_it_arrived(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    move(world, server, "node3")
+
+    def arrived() -> bool:
+        found = world.attest("GET", f"/v1/vm-reports/{server.id}")["reports"]
+        claims = found[-1]["claims"] if found else {}
+        return (claims.get("purpose"), claims.get("host")) == (
+            "migrate-in",
+            "node3",
+        )
+
+    wait_for("the VM report", arrived, 60)
+
+
+# -- it is refused ------------------------------------------------------------
+
+
+def test_no_way_to_a_host_that_is_not_trusted(
+    world: World, server: typing.Any
+) -> None:
+    """Forced past the scheduler; node2 is not enrolled."""
+    with contextlib.suppress(Exception):
+        world.admin.compute.post(
+            f"/servers/{server.id}/action",
+            json={
+                "os-migrateLive": {
+                    "host": "node2",
+                    "block_migration": "auto",
+                    "force": True,
+                }
+            },
+            microversion="2.67",
+        )
+    stays(world, server, world.node2)
+
+
+@contextlib.contextmanager
+def foul(world: World, node: Node) -> collections.abc.Iterator[None]:
+    """A host whose boot changed, with a nova-compute that takes anything;
+    its certificate is still good."""
+    certificate = node.path("/run/mystery-hill/migration/server-cert.pem")
+    assert certificate.exists()
+    node.options.command = ["python", "-m", "tests.minicloud.foul_destination"]
+    node.options.env = SOURCES
+    world.cloud.restart_compute(node)
+    world.cloud.wait_computes()
+    node.tpm.extend(4, b"something else was started")
+    try:
+        yield
+    finally:
+        node.options.command, node.options.env = ["mh-nova-compute"], {}
+        node.tpm.reset()
+        world.cloud.restart_compute(node)
+        world.cloud.wait_computes()
+        world.agent_ready(node)
+
+
+def test_the_gate_alone_keeps_it_here(
+    world: World, server: typing.Any
+) -> None:
+    """A valid certificate and no fresh appraisal: neither memory nor a
+    block, though the destination's nova would take them."""
+    with foul(world, world.node3):
+        with on_the_wire(world) as seen:
+            ask(world, server)
+            stays(world, server)
+        assert seen == [b""]
+        told = reasons(world, server)
+        assert "agent.migrate.refused" in told, told
+        assert "attest.appraise.host-policy" in told, told
+
+
+def minted(world: World, node: Node, expired: bool) -> dict[str, bytes]:
+    """Files as the agent's: of the right authority but expired, or valid
+    and of another authority, names and all."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    folder = world.product.mh / "attest"
+    if not expired:
+        folder = world.cloud.where.tmp / "foreign"
+        shutil.rmtree(folder, ignore_errors=True)
+        authority.create(folder, datetime.datetime.now(datetime.UTC))
+    signer = authority.load(folder, "nobody")
+    now = datetime.datetime.now(datetime.UTC)
+    made = migration_ca.issue(
+        signer,
+        typing.cast(
+            typing.Any,
+            types.SimpleNamespace(
+                name=node.name, listener=f"https://{node.address}:1"
+            ),
+        ),
+        jwk_of(key.public_key()),
+        now - datetime.timedelta(hours=2 if expired else 0),
+        datetime.timedelta(hours=1),
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    files = {
+        "server-cert.pem": made.public_bytes(pem),
+        "client-cert.pem": made.public_bytes(pem),
+        "server-key.pem": private,
+        "client-key.pem": private,
+    }
+    if not expired:
+        files["ca-cert.pem"] = signer.migration_ca.public_bytes(pem)
+    return files
+
+
+@contextlib.contextmanager
+def certificates(
+    world: World, node: Node, files: dict[str, bytes]
+) -> collections.abc.Iterator[None]:
+    """Behind the agent's back; it repairs that when it starts again."""
+    folder = node.path("/run/mystery-hill/migration")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    try:
+        yield
+    finally:
+        world.product.stop_agent(node)
+        world.product.start_agent(node)
+        world.agent_ready(node)
+        wait_for(
+            "a certificate",
+            lambda: (
+                (folder / "server-cert.pem").read_bytes()
+                != files["server-cert.pem"]
+            ),
+            30,
+        )
+
+
+@pytest.mark.parametrize("end", ["node1", "node3"])
+@pytest.mark.parametrize("fault", ["expired", "foreign"])
+def test_a_certificate_that_is_not_good(
+    world: World, image: TrustedImage, server: typing.Any, end: str, fault: str
+) -> None:
+    """At either end; the agents know nothing of it."""
+    node = getattr(world, end)
+    files = minted(world, node, fault == "expired")
+    with certificates(world, node, files):
+        with on_the_wire(world) as seen:
+            ask(world, server)
+            stays(world, server)
+        assert image.token.encode() not in seen[0]
+
+
+# -- it is broken off ---------------------------------------------------------
+
+
+def slowed(world: World, server: typing.Any, speed: int = 1) -> None:
+    """So that there is time to break it: MiB/s."""
+    name = world.node1.virsh("domname", server.id).stdout.strip()
+    world.node1.virsh("migrate-setspeed", name, str(speed))
+
+
+def under_way(world: World, server: typing.Any) -> typing.Any:
+    """Blocks or memory are crossing."""
+
+    def running() -> typing.Any:
+        found = list(
+            world.admin.compute.get(
+                f"/servers/{server.id}/migrations", microversion="2.59"
+            ).json()["migrations"]
+        )
+        return found[0] if found and found[0]["status"] == "running" else None
+
+    migration = wait_for("the migration", running, 60)
+    wait_for(
+        "the guest at the destination",
+        lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
+        60,
+    )
+    return migration
+
+
+def test_cancelled(
+    world: World, slow_image: TrustedImage, slow: typing.Any
+) -> None:
+    """nova server migration abort"""
+    ask(world, slow)
+    migration = under_way(world, slow)
+    world.admin.compute.delete(
+        f"/servers/{slow.id}/migrations/{migration['id']}",
+        microversion="2.24",
+    )
+    stays(world, slow)
