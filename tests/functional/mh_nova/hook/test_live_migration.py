@@ -230,7 +230,7 @@ def test_destination_prepares_for_a_guest_that_comes_in(
     stock.replace("pre_live_migration")
     seen: list[list[str]] = []
     stock.during = lambda _driver: seen.append(agent.verbs()) or "data"  # type: ignore[func-returns-value]
-    one = make_instance()
+    one = make_instance(host="node0")
     assert (
         driver.pre_live_migration(None, one, None, None, None, data())
         == "data"
@@ -246,7 +246,7 @@ def test_destination_that_fails_forgets(
     driver: Any, agent: FakeAgent, stock: Stock
 ) -> None:
     stock.replace("pre_live_migration")
-    one = make_instance()
+    one = make_instance(host="node0")
 
     def fails(_driver: Any) -> Any:
         raise exception.DestinationDiskExists(path="/x")
