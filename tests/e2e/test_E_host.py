@@ -48,10 +48,12 @@ def quick_cache(world: World) -> collections.abc.Iterator[None]:
     node.options.extra = before + _AGES
     node.restart_compute()
     world.cloud.wait_computes()
+    world.agent_ready(node)
     yield
     node.options.extra = before
     node.restart_compute()
     world.cloud.wait_computes()
+    world.agent_ready(node)
 
 
 def base_of(world: World, image: TrustedImage) -> pathlib.Path:
