@@ -31,6 +31,7 @@ from mh_core.errors import Denied, InputError, Unavailable
 from mh_core.fields import Fields
 from mh_nova.hook import agent_migration
 from mh_nova.hook.description import Description
+from mh_nova.hook.description import Known as Known
 
 T = TypeVar("T")
 ANSWER = "hook.agent.answer"
@@ -102,20 +103,6 @@ class AgentDisk:
             base_format = fields.text("base_format", maximum=0, default="")
         fields.end()
         return cls(name, overlay, base_secret, base, base_format)
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the agent knows of an instance.
-
-    :param image: Glance id its root disk lies over; empty: the agent does
-        not know, or there is no such image any more.
-    """
-
-    ours: bool
-    image: str
-    key_id: str
-    key_url: str
 
 
 @dataclass(frozen=True)

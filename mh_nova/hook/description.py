@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""An instance's public facts, as one host's agent tells another's."""
+"""What an agent tells of an instance: public facts, never a key."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -78,3 +78,17 @@ class Description:
                 for name, size in self.disks
             ],
         }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the agent knows of an instance.
+
+    :param image: Glance id its root disk lies over; empty: the agent does
+        not know, or there is no such image any more.
+    """
+
+    ours: bool
+    image: str
+    key_id: str
+    key_url: str

@@ -180,7 +180,8 @@ class TrustedLibvirtDriver(Operations):
                 post_xml_callback=post_xml_callback,
             )
 
-        launching = self._mh_launcher.launching(instance.uuid)
+        purpose = self._mh_launcher.purpose(instance.uuid)
+        launching = purpose == "launch"
         with faults.at_spawn() if launching else faults.at_start(instance):
             if not self._mh_decide(instance):
                 return create()
@@ -190,11 +191,7 @@ class TrustedLibvirtDriver(Operations):
                 self._mh_require()
             ok = False
             try:
-                event = self._mh_client.start(
-                    instance.uuid,
-                    xml,
-                    self._mh_launcher.purpose(instance.uuid),
-                )
+                event = self._mh_client.start(instance.uuid, xml, purpose)
                 LOG.info("Start admitted [%s]", event, instance=instance)
                 guest = create()
                 ok = True
@@ -386,11 +383,7 @@ class TrustedLibvirtDriver(Operations):
         try:
             self._mh_client.forget(instance.uuid)
         except MHError as error:
-            LOG.warning(
-                "The agent could not be told to forget: %s",
-                error,
-                instance=instance,
-            )
+            LOG.warning("Agent did not forget: %s", error, instance=instance)
 
     def _mh_started(self, instance: Any, ok: bool) -> None:
         """The agent also drops its secrets by itself, a while later."""
