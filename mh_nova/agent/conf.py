@@ -207,7 +207,7 @@ AGENT_OPTS = [
     ),
     cfg.ListOpt(
         "measurers",
-        default=["ciphertext"],
+        default=["ciphertext", "files"],
         help="Names of the measurers (mh_nova.measurers) that every image "
         "must pass. An image whose manifest asks for files to be measured "
         "does not start where 'files' is missing.",

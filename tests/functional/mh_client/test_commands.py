@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from mh_core.manifest import Manifest
 from tests.functional.mh_client.conftest import PROJECT, Tenant
+from tests.functional.mh_reader import disks
 
 MARKER = b"marker:77aa0f9c2d1e7a6b"
 
@@ -106,6 +108,38 @@ def test_a_day_of_a_tenant(tenant: Tenant) -> None:
     assert "--yes" in done.stderr
     done = openstack(tenant, "trusted", "key", "delete", "day", "--yes")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_image_of_which_files_are_to_be_measured(tenant: Tenant) -> None:
+    folder = tenant.home / "files"
+    (folder / "etc").mkdir(parents=True)
+    (folder / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    disk = disks.ext(tenant.home / "measured.raw", folder, mib=8)
+    done = openstack(
+        *(tenant, "trusted", "key", "create", "measured"),
+        *("--project", PROJECT, "-f", "json"),
+    )
+    assert done.returncode == 0, done.stderr
+    words = ("trusted", "image", "create", "measured", "--file", str(disk))
+    words += ("--key", "measured", "-f", "json")
+    for asked, event in (
+        ("modules=/etc/shadow", "reader.run.disk"),
+        ("modules=", "client.measure.form"),
+        ("everything", "client.measure.form"),
+    ):
+        done = openstack(tenant, *words, "--measure", asked)
+        assert done.returncode == 1
+        assert event in done.stderr
+    done = openstack(tenant, *words, "--measure", "modules=/etc/passwd")
+    assert done.returncode == 0, done.stderr[-2000:]
+    image = json.loads(done.stdout)
+    assert image["measured"] == "modules"
+    assert image["modules"] == ["disk:/etc/passwd"]
+    token = tenant.glance.images[image["id"]]["mh_manifest"]
+    key = json.loads((tenant.home / "signing.jwk").read_text())
+    assert Manifest.verify(token, [key]).modules == {
+        "disk:/etc/passwd": disks.sha256(folder / "etc/passwd")
+    }
 
 
 @pytest.mark.parametrize(

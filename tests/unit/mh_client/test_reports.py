@@ -183,6 +183,38 @@ def test_a_true_report_of_something_else(
     assert events(found) == {check: event}
 
 
+MODULES = {"p1:/vmlinuz": "99" * 32, "p2:/etc/passwd": "88" * 32}
+ALL_OK = {"ciphertext": "ok", "files": "ok"} | {
+    f"files:{name}": "ok" for name in MODULES
+}
+
+
+def _asks(bench: Bench) -> None:
+    """The tenant's manifest asks for two modules."""
+    manifest = replace(
+        bench.image.manifest, measure="modules", modules=MODULES
+    )
+    bench.image = replace(bench.image, manifest=manifest)
+
+
+def test_every_module_that_was_asked_for_was_measured(bench: Bench) -> None:
+    _asks(bench)
+    bench.claims = replace(bench.claims, measured=ALL_OK)
+    found = bench.judge(bench.document())
+    assert found.passed
+    [check] = [one for one in found.checks if one.name == "measured"]
+    assert "files:p1:/vmlinuz, files:p2:/etc/passwd" in str(check)
+
+
+@pytest.mark.parametrize("missing", sorted(ALL_OK.keys() - {"ciphertext"}))
+def test_a_module_that_was_not_measured(bench: Bench, missing: str) -> None:
+    _asks(bench)
+    measured = {name: "ok" for name in ALL_OK if name != missing}
+    bench.claims = replace(bench.claims, measured=measured)
+    found = bench.judge(bench.document())
+    assert events(found) == {"measured": "client.report.measured"}
+
+
 def _other_claims(bench: Bench) -> dict[str, Any]:
     document = bench.document()
     claims = replace(bench.claims, domain_digest="66" * 32)
