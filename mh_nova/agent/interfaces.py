@@ -68,6 +68,23 @@ class Prover(Protocol):
         """
 
 
+class Handover(Protocol):
+    """Leases, as far as a live migration concerns them."""
+
+    def handover(self, instance: str, to: str) -> None:
+        """Name the destination at the key server, before that asks for the
+        instance's keys; empty takes it back.
+
+        :raises MHError: of the key server.
+        """
+
+    def left(self, instance: str) -> None:
+        """The guest runs elsewhere now.
+
+        :raises MHError: of the key server.
+        """
+
+
 class Listener(Protocol):
     """HTTPS listener of the trust agent."""
 

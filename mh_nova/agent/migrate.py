@@ -189,6 +189,23 @@ class Migrating(Starting):
                 EVENT + ".result", f"{exc.message} ({exc.event})"
             ) from exc
 
+    def migrate_offer(self, instance: str, destination: str) -> None:
+        """Before a destination asks for the keys: it may hold a second
+        lease.  It decides nothing else; empty takes it back.
+
+        :raises MHError: of the key server.
+        """
+        if self._p.handover is not None:
+            self._p.handover.handover(instance, destination)
+
+    def migrate_left(self, instance: str) -> None:
+        """The guest runs elsewhere: its lease here is over.
+
+        :raises MHError: of the key server.
+        """
+        if self._p.handover is not None:
+            self._p.handover.left(instance)
+
     def migrate_in(self, instance: str, xml: str) -> tuple[str, str]:
         """libvirt is about to start an incoming guest: the start's gate.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mh_nova.agent.bases import Bases
 from mh_nova.agent.guard import Guard
-from mh_nova.agent.interfaces import Prover
+from mh_nova.agent.interfaces import Handover, Prover
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient
 from mh_nova.agent.measurers.base import Measurer
@@ -51,3 +51,5 @@ class Parts:
     libvirt: Libvirt | None = None
     #: None: no guest can be moved while it runs.
     migration: MigrationTls | None = None
+    #: None: guests have no lease here.
+    handover: Handover | None = None

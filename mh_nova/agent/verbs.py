@@ -171,6 +171,21 @@ def migration(context: Context, fields: Fields) -> dict[str, Any]:
     return {"expires_at": found.expires_at}
 
 
+def migrate_offer(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    destination = fields.text("destination", pattern=f"|{HOST}")
+    fields.end()
+    context.launcher.migrate_offer(instance, destination)
+    return {}
+
+
+def migrate_left(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.migrate_left(instance)
+    return {}
+
+
 def migrate_out(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     destination = fields.text("destination", pattern=HOST)
@@ -279,6 +294,8 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "suspend": suspend,
     "cache": cache,
     "migration": migration,
+    "migrate-offer": migrate_offer,
+    "migrate-left": migrate_left,
     "migrate-out": migrate_out,
     "migrate-in": migrate_in,
     "forget": forget,

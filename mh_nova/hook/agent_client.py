@@ -160,7 +160,7 @@ class PrepareRequest:
         return f"<prepare {self.instance} image {self.image}>"
 
 
-class AgentClient:
+class AgentClient(agent_migration.MigrationVerbs):
     """The verbs, one method each.
 
     Every method raises :class:`~mh_core.errors.MHError` and nothing else:
@@ -236,30 +236,6 @@ class AgentClient:
         request = {"image": image, "manifest": manifest, "stage": stage}
         fields = self._ask("cache", request, self._launch_timeout)
         self._read(fields, lambda fields: None)
-
-    def migration(self) -> None:
-        """Could this host be an end of a live migration, now?"""
-        self._read(self._ask("migration", {}), agent_migration.ready)
-
-    def migrate_out(
-        self, instance: str, destination: str
-    ) -> agent_migration.Leave:
-        fields = self._ask(
-            "migrate-out",
-            {"instance": instance, "destination": destination},
-            self._launch_timeout,
-        )
-        return self._read(fields, agent_migration.leave)
-
-    def migrate_in(self, instance: str, xml: str) -> str:
-        """:returns: the event the agent admitted the guest by; empty for a
-        guest that is not ours."""
-        fields = self._ask(
-            "migrate-in",
-            {"instance": instance, "xml": xml},
-            self._launch_timeout,
-        )
-        return self._read(fields, agent_migration.arrived)
 
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})

@@ -9,12 +9,16 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""What the agent answers about live migration."""
+"""The agent's verbs about live migration."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from mh_core.fields import Fields
 
+T = TypeVar("T")
 _EVENT = r"[a-z0-9]+(?:[.\-_][a-z0-9]+)*"
 
 
@@ -31,12 +35,12 @@ class Leave:
     expires_at: int
 
 
-def ready(fields: Fields) -> int:
+def _ready(fields: Fields) -> int:
     """When this host's certificate ends, seconds since the epoch."""
     return fields.integer("expires_at", 0, 1 << 40)
 
 
-def leave(fields: Fields) -> Leave:
+def _leave(fields: Fields) -> Leave:
     """:raises InputError: ``hook.agent.answer``."""
     fields.text("detail", maximum=4096)
     return Leave(
@@ -46,7 +50,7 @@ def leave(fields: Fields) -> Leave:
     )
 
 
-def arrived(fields: Fields) -> str:
+def _arrived(fields: Fields) -> str:
     """The event a guest was admitted by; empty: not one of ours.
 
     :raises InputError: ``hook.agent.answer``.
@@ -56,3 +60,55 @@ def arrived(fields: Fields) -> str:
     if fields.boolean("ours") is not bool(event):
         raise fields.fail("event", "does not go with 'ours'")
     return event
+
+
+class MigrationVerbs(ABC):
+    """Part of :class:`mh_nova.hook.agent_client.AgentClient`."""
+
+    _launch_timeout: float
+
+    @abstractmethod
+    def _ask(
+        self,
+        verb: str,
+        members: dict[str, Any],
+        timeout: float | None = None,
+    ) -> Fields: ...
+
+    @abstractmethod
+    def _read(self, fields: Fields, reader: Callable[[Fields], T]) -> T: ...
+
+    @abstractmethod
+    def _empty(self, verb: str, members: dict[str, Any]) -> None: ...
+
+    def migration(self) -> None:
+        """Could this host be an end of a live migration, now?"""
+        self._read(self._ask("migration", {}), _ready)
+
+    def migrate_offer(self, instance: str, destination: str) -> None:
+        """Name, or with an empty one take back, a destination's lease."""
+        self._empty(
+            "migrate-offer",
+            {"instance": instance, "destination": destination},
+        )
+
+    def migrate_left(self, instance: str) -> None:
+        self._empty("migrate-left", {"instance": instance})
+
+    def migrate_out(self, instance: str, destination: str) -> Leave:
+        fields = self._ask(
+            "migrate-out",
+            {"instance": instance, "destination": destination},
+            self._launch_timeout,
+        )
+        return self._read(fields, _leave)
+
+    def migrate_in(self, instance: str, xml: str) -> str:
+        """:returns: the event the agent admitted the guest by; empty for a
+        guest that is not ours."""
+        fields = self._ask(
+            "migrate-in",
+            {"instance": instance, "xml": xml},
+            self._launch_timeout,
+        )
+        return self._read(fields, _arrived)

@@ -16,8 +16,10 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import datetime
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -388,40 +390,73 @@ def test_a_certificate_that_is_not_good(
 # -- it is broken off ---------------------------------------------------------
 
 
-def slowed(world: World, server: typing.Any, speed: int = 1) -> None:
-    """So that there is time to break it: MiB/s."""
-    name = world.node1.virsh("domname", server.id).stdout.strip()
-    world.node1.virsh("migrate-setspeed", name, str(speed))
+@pytest.fixture(scope="module")
+def slow(
+    world: World, image: TrustedImage
+) -> collections.abc.Iterator[typing.Any]:
+    """A guest that makes more memory other ones than may leave in the same
+    time: its migration goes on until somebody ends it."""
+    node = world.node1
+    node.options.extra = "[libvirt]\nlive_migration_bandwidth = 1\n"
+    world.cloud.restart_compute(node)
+    world.cloud.wait_computes()
+    world.agent_ready(node)
+    made = world.boots("slow", image, conn=world.operator, host="node1")
+    count(world, made)
+    yield made
+    world.delete(made)
+    node.options.extra = ""
+    world.cloud.restart_compute(node)
+    world.cloud.wait_computes()
 
 
 def under_way(world: World, server: typing.Any) -> typing.Any:
-    """Blocks or memory are crossing."""
+    """Ask for it, and wait until memory is crossing."""
+    ask(world, server)
 
     def running() -> typing.Any:
-        found = list(
-            world.admin.compute.get(
-                f"/servers/{server.id}/migrations", microversion="2.59"
-            ).json()["migrations"]
-        )
+        found = world.admin.compute.get(
+            f"/servers/{server.id}/migrations", microversion="2.59"
+        ).json()["migrations"]
         return found[0] if found and found[0]["status"] == "running" else None
 
-    migration = wait_for("the migration", running, 60)
+    migration = wait_for("the migration", running, 90)
     wait_for(
         "the guest at the destination",
         lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
         60,
     )
+    world.pause(3)
+    assert running()
     return migration
 
 
-def test_cancelled(
-    world: World, slow_image: TrustedImage, slow: typing.Any
-) -> None:
+def test_cancelled(world: World, slow: typing.Any) -> None:
     """nova server migration abort"""
-    ask(world, slow)
     migration = under_way(world, slow)
     world.admin.compute.delete(
         f"/servers/{slow.id}/migrations/{migration['id']}",
         microversion="2.24",
     )
     stays(world, slow)
+
+
+def test_the_destinations_qemu_is_killed(
+    world: World, slow: typing.Any
+) -> None:
+    under_way(world, slow)
+    name = world.node3.virsh("domname", slow.id).stdout.strip()
+    pid = world.node3.path(f"/run/libvirt/qemu/{name}.pid").read_text()
+    os.kill(int(pid), signal.SIGKILL)
+    stays(world, slow)
+
+
+def test_the_destinations_libvirtd_is_killed(
+    world: World, slow: typing.Any
+) -> None:
+    under_way(world, slow)
+    world.node3.kill("libvirtd")
+    world.node3.start_libvirt()
+    stays(world, slow)
+    world.cloud.wait_computes()
+    world.agent_ready(world.node3)

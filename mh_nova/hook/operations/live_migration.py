@@ -19,10 +19,9 @@ checked before that only tells the user sooner.
 
 import contextlib
 import threading
-import time
+from collections.abc import Callable
 from typing import Any
 
-import libvirt
 import nova.conf
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
@@ -32,55 +31,10 @@ from mh_core.errors import Denied, MHError
 from mh_nova.hook import faults, launch
 from mh_nova.hook.agent_migration import Leave
 from mh_nova.hook.base import TrustedDriver
+from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
-TLS = "hook.refused.migration-tls"
-#: Without one of these something would cross in the clear, or stay behind.
-FLAGS = (
-    libvirt.VIR_MIGRATE_LIVE
-    | libvirt.VIR_MIGRATE_PEER2PEER
-    | libvirt.VIR_MIGRATE_PERSIST_DEST
-    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-    | libvirt.VIR_MIGRATE_NON_SHARED_INC
-    | libvirt.VIR_MIGRATE_TLS
-)
-
-
-class PinnedDomain:
-    """A domain that moves to one TLS key and to no other.
-
-    :param domain: libvirt's.
-    :param leave: the agent's.
-    """
-
-    def __init__(self, domain: Any, leave: Leave) -> None:
-        self._domain = domain
-        self._leave = leave
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._domain, name)
-
-    def migrateToURI3(  # noqa: N802
-        self, uri: str, params: dict[str, Any], flags: int
-    ) -> Any:
-        """:raises NovaException: ``hook.refused.migration-tls``,
-        ``hook.refused.migration-late``."""
-        if flags & FLAGS != FLAGS or flags & libvirt.VIR_MIGRATE_TUNNELLED:
-            raise faults.refusal(
-                Denied(TLS, "nova would move it without TLS or its disks")
-            )
-        if self._leave.expires_at <= time.time():
-            raise faults.refusal(
-                Denied(
-                    "hook.refused.migration-late",
-                    "the word about the destination has expired",
-                )
-            )
-        name = libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION
-        return self._domain.migrateToURI3(
-            uri, {**params, name: self._leave.tls_name}, flags
-        )
 
 
 class LiveMigration(LibvirtDriver, TrustedDriver):
@@ -103,8 +57,10 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         block_migration: Any = False,
         disk_over_commit: Any = False,
     ) -> Any:
-        self._mh_can_migrate(instance)
-        return super().check_can_live_migrate_destination(
+        """The source is told who this is, in a member that nova sets only
+        later, for its word to the key server; nothing else hangs on it."""
+        ours = self._mh_can_migrate(instance)
+        data = super().check_can_live_migrate_destination(
             context,
             instance,
             src_compute_info,
@@ -112,6 +68,9 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             block_migration,
             disk_over_commit,
         )
+        if ours:
+            data.target_connect_addr = CONF.host
+        return data
 
     def check_can_live_migrate_source(
         self,
@@ -126,9 +85,25 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         data = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info
         )
-        if ours and not data.block_migration:
-            raise faults.precheck(_shared())
+        if ours:
+            self._mh_offer(instance, data)
         return data
+
+    def _mh_offer(self, instance: Any, data: Any) -> None:
+        """After every other check, and before the destination asks for the
+        keys: it may hold a second lease.
+
+        :raises MigrationPreCheckError: the instance stays as it is.
+        """
+        try:
+            if not data.block_migration:
+                raise shared()
+            to = ""
+            if data.obj_attr_is_set("target_connect_addr"):
+                to = data.target_connect_addr or ""
+            self._mh_client.migrate_offer(instance.uuid, to)
+        except MHError as error:
+            raise faults.precheck(error) from error
 
     def _mh_can_migrate(self, instance: Any) -> bool:
         """Ours and movable (True), or not ours.
@@ -138,7 +113,7 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         try:
             if not self._mh_decide(instance):
                 return False
-            _require_tls()
+            require_tls()
             self._mh_require()
             self._mh_client.migration()
         except MHError as error:
@@ -202,7 +177,7 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
                 or migrate_data.is_shared_block_storage
                 or migrate_data.is_shared_instance_path
             ):
-                raise _shared()
+                raise shared()
             self._mh_check_shape(instance, block_device_info)
             with self._mh_launcher.coming_in(context, instance):
                 result = prepare()
@@ -285,9 +260,9 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         leave = None
         try:
             if self._mh_decide(instance):
-                _require_tls()
+                require_tls()
                 if not migrate_data.block_migration:
-                    raise _shared()
+                    raise shared()
                 leave = self._mh_client.migrate_out(instance.uuid, dest)
         except MHError as exc:
             error = faults.refusal(exc)
@@ -304,6 +279,41 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
                 recover_method,
                 block_migration,
                 migrate_data,
+            )
+
+    def rollback_live_migration_at_source(
+        self, context: Any, instance: Any, migrate_data: Any
+    ) -> None:
+        if self._mh_protected(instance):
+            self._mh_lease(
+                instance,
+                lambda: self._mh_client.migrate_offer(instance.uuid, ""),
+            )
+        super().rollback_live_migration_at_source(
+            context, instance, migrate_data
+        )
+
+    def post_live_migration_at_source(
+        self, context: Any, instance: Any, network_info: Any
+    ) -> None:
+        if self._mh_protected(instance):
+            self._mh_lease(
+                instance,
+                lambda: self._mh_client.migrate_left(instance.uuid),
+            )
+        super().post_live_migration_at_source(context, instance, network_info)
+
+    @staticmethod
+    def _mh_lease(instance: Any, tell: Callable[[], None]) -> None:
+        """The key server ends the lease that is too many by itself, within
+        the hour."""
+        try:
+            tell()
+        except MHError as error:
+            LOG.warning(
+                "The key server could not be told of the move: %s",
+                error,
+                instance=instance,
             )
 
     @contextlib.contextmanager
@@ -356,16 +366,3 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             guest,
             device_names,
         )
-
-
-def _require_tls() -> None:
-    """:raises Denied: ``hook.refused.migration-tls``."""
-    if not CONF.libvirt.live_migration_with_native_tls:
-        raise Denied(TLS, "[libvirt] live_migration_with_native_tls is not on")
-
-
-def _shared() -> Denied:
-    return Denied(
-        "hook.refused.migration-shared",
-        "it moves with its disks, between hosts that share none",
-    )

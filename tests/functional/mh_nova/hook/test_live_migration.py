@@ -19,12 +19,12 @@ from typing import Any
 import libvirt
 import nova.conf
 import pytest
-from nova import exception
+from nova import exception, objects
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_nova.hook import faults
-from mh_nova.hook.operations.live_migration import FLAGS
+from mh_nova.hook.pinned import FLAGS
 from tests.functional.mh_nova.hook.conftest import (
     Stock,
     make_instance,
@@ -74,12 +74,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def data(**changes: Any) -> Any:
     """Of nova's migrate_data what is looked at."""
     return SimpleNamespace(
+        obj_attr_is_set=lambda name: False,
         **{
             "block_migration": True,
             "is_shared_block_storage": False,
             "is_shared_instance_path": False,
             **changes,
-        }
+        },
     )
 
 
@@ -222,6 +223,46 @@ def test_only_with_its_disks(
             )
         assert "hook.refused.migration-shared" in message(caught.value)
     assert stock.calls == []
+
+
+def test_leases_are_handed_over_given_back_and_left(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In time: before the destination has asked for any key."""
+    made = objects.LibvirtLiveMigrateData(block_migration=True)
+    for name in ("destination", "source"):
+        monkeypatch.setattr(
+            LibvirtDriver,
+            f"check_can_live_migrate_{name}",
+            lambda *args, **kwargs: made,
+        )
+    stock.replace(
+        "rollback_live_migration_at_source", "post_live_migration_at_source"
+    )
+    one = make_instance()
+    sent = driver.check_can_live_migrate_destination(None, one, None, None)
+    assert sent.target_connect_addr == CONF.host
+    driver.check_can_live_migrate_source(None, one, sent)
+    driver.rollback_live_migration_at_source(None, one, None)
+    assert [o["destination"] for o in agent.asked("migrate-offer")] == [
+        CONF.host,
+        "",
+    ]
+    driver.post_live_migration_at_source(None, one, None)
+    assert len(agent.asked("migrate-left")) == 1
+    # a key server that is away keeps neither from ending
+    agent.answers["migrate-offer"] = no("agent.kms.unavailable")
+    agent.answers["migrate-left"] = no("agent.kms.unavailable")
+    driver.rollback_live_migration_at_source(None, one, None)
+    driver.post_live_migration_at_source(None, one, None)
+    assert len(stock.calls) == 4
+    # but none begins
+    with pytest.raises(exception.MigrationPreCheckError) as caught:
+        driver.check_can_live_migrate_source(None, one, sent)
+    assert message(caught.value).endswith("[agent.kms.unavailable]")
 
 
 def test_destination_prepares_for_a_guest_that_comes_in(

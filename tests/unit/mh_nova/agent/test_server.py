@@ -207,6 +207,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "suspend": {"instance": I},
     "cache": {"image": I, "manifest": "a.b.c", "stage": "begin"},
     "migration": {},
+    "migrate-offer": {"instance": I, "destination": ""},
+    "migrate-left": {"instance": I},
     "migrate-out": {"instance": I, "destination": "node3"},
     "migrate-in": {"instance": I, "xml": "<domain/>"},
     "forget": {"instance": I},

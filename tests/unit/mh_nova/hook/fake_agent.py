@@ -95,6 +95,8 @@ class FakeAgent:
             "suspend": {"ok": True},
             "cache": {"ok": True},
             "forget": {"ok": True},
+            "migrate-offer": {"ok": True},
+            "migrate-left": {"ok": True},
             "snapshot-check": no("agent.snapshot.policy"),
             "snapshot": no("agent.snapshot.policy"),
             "end": {"ok": True},

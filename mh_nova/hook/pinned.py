@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""A guest that moves over TLS, to one key, with its disks; or not at all."""
+
+import time
+from typing import Any
+
+import libvirt
+import nova.conf
+
+from mh_core.errors import Denied
+from mh_nova.hook import faults
+from mh_nova.hook.agent_migration import Leave
+
+CONF = nova.conf.CONF
+TLS = "hook.refused.migration-tls"
+#: Without one of these something would cross in the clear, or stay behind.
+FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_NON_SHARED_INC
+    | libvirt.VIR_MIGRATE_TLS
+)
+
+
+class PinnedDomain:
+    """A domain that moves to one TLS key and to no other.
+
+    :param domain: libvirt's.
+    :param leave: the agent's.
+    """
+
+    def __init__(self, domain: Any, leave: Leave) -> None:
+        self._domain = domain
+        self._leave = leave
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._domain, name)
+
+    def migrateToURI3(  # noqa: N802
+        self, uri: str, params: dict[str, Any], flags: int
+    ) -> Any:
+        """:raises NovaException: ``hook.refused.migration-tls``,
+        ``hook.refused.migration-late``."""
+        if flags & FLAGS != FLAGS or flags & libvirt.VIR_MIGRATE_TUNNELLED:
+            raise faults.refusal(
+                Denied(TLS, "nova would move it without TLS or its disks")
+            )
+        if self._leave.expires_at <= time.time():
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.migration-late",
+                    "the word about the destination has expired",
+                )
+            )
+        name = libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION
+        return self._domain.migrateToURI3(
+            uri, {**params, name: self._leave.tls_name}, flags
+        )
+
+
+def require_tls() -> None:
+    """:raises Denied: ``hook.refused.migration-tls``."""
+    if not CONF.libvirt.live_migration_with_native_tls:
+        raise Denied(TLS, "[libvirt] live_migration_with_native_tls is not on")
+
+
+def shared() -> Denied:
+    return Denied(
+        "hook.refused.migration-shared",
+        "it moves with its disks, between hosts that share none",
+    )
