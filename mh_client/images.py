@@ -328,6 +328,27 @@ class Images:
             )
         return replace(found, provenance=made)
 
+    def from_provenance(self, made: Provenance) -> TrustedImage:
+        """A snapshot whose image is gone, as its signed manifest has it.
+
+        :raises MHError: ``core.manifest``, ``core.jose.signature``.
+        """
+        claims = made.claims
+        manifest = Manifest.verify(made.manifest, [claims.signer])
+        properties = ImageProperties(
+            key_id=claims.key_id,
+            decrypt_size=manifest.virtual_size,
+            key_url=f"{claims.kms_origin}/v1/keys/{claims.key_id}",
+            manifest=made.manifest,
+        )
+        return TrustedImage(
+            {"id": claims.image, "name": "", "status": "deleted"},
+            properties,
+            manifest,
+            claims.manifest_digest,
+            made,
+        )
+
     def provenance(self, key_id: str) -> Provenance:
         """What the key of a snapshot comes from, verified.
 

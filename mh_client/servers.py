@@ -118,6 +118,27 @@ class Servers:
             granted=self._granted(image.properties.key_id, server.id),
         )
 
+    def current(self, server: Server, image: TrustedImage) -> TrustedImage:
+        """What the server's disk was made of: another image than nova's
+        after an unshelve, whose snapshot nova has deleted.
+
+        The newest report only says which key to ask the key server about;
+        what comes back is verified, and must be of this server.
+        """
+        try:
+            reports = self.attest.reports(server.id)
+            claims = reports[-1].get("claims") if reports else None
+            key_id = claims.get("key_id") if isinstance(claims, dict) else ""
+            if not key_id or key_id == image.properties.key_id:
+                return image
+            made = self.images.provenance(str(key_id))
+        except MHError:
+            # then the report is not of the image, and is refused
+            return image
+        if made.claims.instance != server.id:
+            return image
+        return self.images.from_provenance(made)
+
     def _granted(self, key_id: str, instance: str) -> Entry | None:
         """The last release for a start."""
         found = [
@@ -142,6 +163,7 @@ class Servers:
         except MHError as exc:
             problems.append(f"image: {exc}")
         if image is not None:
+            image = self.current(server, image)
             try:
                 decisions = tuple(
                     self.decisions(image.properties.key_id, server.id)
