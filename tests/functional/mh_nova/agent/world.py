@@ -47,6 +47,7 @@ from mh_core.tpm.quote import (
     LABEL_MIGRATION,
     LABEL_MIGRATION_KEY,
     LABEL_RELEASE,
+    LABEL_SNAPSHOT,
     LABEL_VM,
     extra_data,
 )
@@ -98,6 +99,12 @@ class SoftProver:
     ) -> Evidence:
         claims = release_claims(request_digest, self.tpm.bind)
         return self._evidence(LABEL_RELEASE, nonce, claims)
+
+    def snapshot_evidence(
+        self, nonce: bytes, claims_digest: bytes
+    ) -> Evidence:
+        claims = release_claims(claims_digest, self.tpm.bind)
+        return self._evidence(LABEL_SNAPSHOT, nonce, claims)
 
     def host_evidence(self, nonce: bytes) -> Evidence:
         return self._evidence(LABEL_HOST, nonce, self.tpm.bind.name)
@@ -398,6 +405,9 @@ class World:
         (self.instances / instance).mkdir()
         return instance
 
+    #: In libvirt's place, where a test has one.
+    libvirt: Any = None
+
     def boot(self) -> None:
         """Start the agent (again): all it knows is in its files."""
         self.root = Root(str(self.instances))
@@ -429,6 +439,7 @@ class World:
                 guard=self.guard,
                 reporter=self.reporter,
                 measurers=self.measurers,
+                libvirt=self.libvirt,
             )
         )
 
