@@ -22,6 +22,7 @@ from nova import exception
 from nova.compute import task_states
 from nova.virt.libvirt.driver import LibvirtDriver
 
+from mh_nova.hook import faults, restore
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
     Stock,
@@ -251,6 +252,71 @@ def test_turned_and_attached_to(
     with pytest.raises(exception.NovaException, match="hook."):
         driver.attach_volume(None, {}, turned, "/dev/vdb")
     assert stock.calls == []
+
+
+def test_turned_and_moved(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    turned: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stock.replace(
+        "check_can_live_migrate_source",
+        "check_can_live_migrate_destination",
+        "live_migration",
+        "migrate_disk_and_power_off",
+    )
+    for check in (
+        lambda: driver.check_can_live_migrate_source(None, turned, None),
+        lambda: driver.check_can_live_migrate_destination(
+            None, turned, None, None
+        ),
+    ):
+        with pytest.raises(
+            exception.MigrationPreCheckError, match="hook.ours.turned"
+        ):
+            check()
+    # a destination that left the checks out
+    told: list[str] = []
+    monkeypatch.setattr(
+        faults, "record", lambda c, i, n, error: told.append(str(error))
+    )
+    back: list[Any] = []
+    driver.live_migration(
+        None, turned, "node3", None, lambda *args: back.append(args)
+    )
+    assert len(back) == 1
+    assert told[0].endswith("[hook.ours.turned]")
+    nova = Manager()
+    error = nova.run(
+        turned,
+        lambda: driver.migrate_disk_and_power_off(
+            None, turned, "node3", turned.flavor, []
+        ),
+    )
+    assert nova.state == "active"
+    assert message(error).endswith("[hook.ours.turned]")
+    assert stock.calls == []
+
+
+def test_turned_and_copied(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    turned: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stock.replace("snapshot", "power_off")
+    monkeypatch.setattr(faults, "record", lambda *args: None)
+    monkeypatch.setattr(restore, "queued_image", lambda *args: None)
+    with pytest.raises(exception.NovaException, match="hook.ours.turned"):
+        driver.snapshot(None, turned, IMAGE, None)
+    turned.task_state = task_states.SHELVING
+    with pytest.raises(exception.NovaException, match="hook.ours.turned"):
+        driver.power_off(turned)
+    assert stock.calls == []
+    assert set(agent.verbs()) == {"ours"}
 
 
 def test_turned_and_stopped_or_deleted(
