@@ -32,6 +32,8 @@ PURPOSES = (
     "flatten",
     "rescue",
     "stream",
+    # beside an image that is not encrypted
+    "rescue-plain",
 )
 ORIGIN_PATTERN = r"https?://[A-Za-z0-9.\-\[\]:]{1,240}"
 #: Pattern of a disk's name.

@@ -17,7 +17,7 @@ from typing import Any
 from osc_lib.cli.format_columns import ListColumn
 
 from mh_client.commands.base import ShowOne, columns
-from mh_client.hosts import digest
+from mh_client.config_drive import config_drives
 from mh_client.images import NewImage, TrustedImage, file_digest
 from mh_core.launch_policy import LaunchPolicy
 from mh_glance import measure
@@ -134,19 +134,29 @@ class CreateImage(ShowOne):
             "default: none may)",
         )
         parser.add_argument(
-            "--config-drive-sha256",
-            metavar="<hex>",
+            "--config-drive",
+            choices=("none", "pinned", "any"),
+            default="none",
+            help="Config drives that may be attached: none (default); those "
+            "with one of the given user-data and SSH keys, or without, and "
+            "nothing else that a guest obeys; any that the cloud writes",
+        )
+        parser.add_argument(
+            "--ssh-key",
+            metavar="<file>",
             action="append",
             default=[],
-            help="SHA-256 of a config drive that may be attached (repeat "
-            "for more; default: none may)",
+            help="Public key that a pinned config drive may hold (repeat "
+            "for more)",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         args = parsed_args
         policy = LaunchPolicy(
-            config_drives=tuple(map(digest, args.config_drive_sha256)),
+            config_drives=config_drives(
+                args.config_drive, args.user_data, args.ssh_key
+            ),
             user_data=tuple(map(file_digest, args.user_data)),
             snapshots=args.allow_snapshots,
         )

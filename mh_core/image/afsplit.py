@@ -116,19 +116,20 @@ def _mode(mode: str, iv: bytes) -> modes.XTS | modes.CBC:
     return modes.CBC(iv) if mode == CBC else modes.XTS(iv)
 
 
-def encrypt(mode: str, key: bytes, data: bytes) -> bytes:
-    """Encrypt key material as dm-crypt does sectors from number 0 on.
+def encrypt(mode: str, key: bytes, data: bytes, first: int = 0) -> bytes:
+    """Encrypt key material, or data, as dm-crypt does sectors.
 
     :param mode: one of ``KEY_BYTES``.
     :param key: ``KEY_BYTES[mode]`` bytes.
     :param data: a multiple of 512 bytes.
+    :param first: number of the first sector.
     :returns: as many bytes.
     """
     return _sectors(
         mode,
         key,
         data,
-        0,
+        first,
         lambda aes, iv, part: (
             Cipher(aes, _mode(mode, iv)).encryptor().update(part)
         ),

@@ -17,8 +17,8 @@ encryption header pointer", "Host cluster management"); RFC 5869 section 2.3
 (HKDF-Expand).
 
 Layout, in clusters of 64 KiB: header; LUKS header with key material;
-refcount table; one refcount block; L1 table. QEMU adds the rest as the guest
-writes.
+refcount table; one refcount block; L1 table; where there is a content, one
+L2 table and its clusters. QEMU adds the rest as the guest writes.
 """
 
 import os
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from mh_core.errors import InputError
-from mh_core.image import luks1
+from mh_core.image import afsplit, luks1
 from mh_core.image import qcow2_header as qcow2
 
 CLUSTER_BITS = 16
@@ -42,6 +42,9 @@ MAX_DISK_NAME = 255
 _CLUSTER = 1 << CLUSTER_BITS
 _ENTRIES = _CLUSTER // 8
 _HEADER_LENGTH = 112
+#: The most bytes a content may have: one L2 table could map 512 MiB.
+MAX_CONTENT = 64 << 20
+_COPIED = 1 << 63
 
 
 def _bad(cause: str, message: str) -> InputError:
@@ -153,6 +156,31 @@ def _pwrite(fd: int, data: bytes, offset: int) -> None:
         offset += done
 
 
+def _fill(
+    content: bytes, start: int, master: bytes, mode: str
+) -> tuple[bytes, bytes]:
+    """The L2 table of a content and its clusters, encrypted.
+
+    Clusters of zeros are left out. The number of a sector is its place in
+    the file, not on the disk (QEMU block/qcow2.c, crypt_physical_offset).
+
+    :param start: offset in the file of the first cluster.
+    """
+    entries = []
+    clusters = bytearray()
+    for at in range(0, len(content), _CLUSTER):
+        part = content[at : at + _CLUSTER].ljust(_CLUSTER, b"\0")
+        if not any(part):
+            entries.append(0)
+            continue
+        offset = start + len(clusters)
+        entries.append(offset | _COPIED)
+        clusters += afsplit.encrypt(
+            mode, master, part, offset // afsplit.SECTOR
+        )
+    return struct.pack(f">{len(entries)}Q", *entries), bytes(clusters)
+
+
 def write(
     fd: int,
     virtual_size: int,
@@ -161,6 +189,7 @@ def write(
     random: Callable[[int], bytes],
     backing: tuple[str, str] | None,
     cipher_mode: str = "xts-plain64",
+    content: bytes = b"",
 ) -> None:
     """Write a complete qcow2+LUKS image; about 20 ms, whatever its size.
 
@@ -174,8 +203,10 @@ def write(
         from it.
     :param backing: (absolute path, "qcow2" or "luks"), or None.
     :param cipher_mode: as ``luks1.build``.
+    :param content: what the guest finds at the disk's start, 64 MiB at
+        most; encrypted before it is written.
     :raises InputError: ``core.image.overlay.`` and one of ``size``,
-        ``backing``, ``file``; ``core.image.luks.key``,
+        ``content``, ``backing``, ``file``; ``core.image.luks.key``,
         ``core.image.luks.cipher``.
     """
     l1_size = -(-virtual_size // (_CLUSTER * _ENTRIES))
@@ -185,14 +216,18 @@ def write(
         or l1_size * 8 > qcow2.MAX_L1_BYTES
     ):
         raise _bad("size", "this virtual size is not possible")
+    if len(content) > min(MAX_CONTENT, virtual_size):
+        raise _bad("content", "the content is larger than the disk")
     names = None if backing is None else _names(backing)
-    area, _ = luks1.build(
+    area, master = luks1.build(
         luks1.passphrase(key), luks_uuid, random, cipher_mode
     )
     refcount_table = _CLUSTER * (1 + -(-len(area) // _CLUSTER))
     refcount_block = refcount_table + _CLUSTER
     l1 = refcount_block + _CLUSTER
-    end = l1 + -(-l1_size * 8 // _CLUSTER) * _CLUSTER
+    l2 = l1 + -(-l1_size * 8 // _CLUSTER) * _CLUSTER
+    table, clusters = _fill(content, l2 + _CLUSTER, master, cipher_mode)
+    end = l2 + (_CLUSTER + len(clusters) if clusters else 0)
     head = _head(
         virtual_size,
         (_CLUSTER, len(area)),
@@ -207,6 +242,10 @@ def write(
         _pwrite(fd, area, _CLUSTER)
         _pwrite(fd, struct.pack(">Q", refcount_block), refcount_table)
         _pwrite(fd, struct.pack(">H", 1) * (end // _CLUSTER), refcount_block)
+        if clusters:
+            _pwrite(fd, struct.pack(">Q", l2 | _COPIED), l1)
+            _pwrite(fd, table, l2)
+            _pwrite(fd, clusters, l2 + _CLUSTER)
         _pwrite(fd, head, 0)
     except OSError:
         raise _bad("file", "the image cannot be written") from None

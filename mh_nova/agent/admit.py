@@ -26,10 +26,11 @@ Steps, with the id each refuses by:
    (``agent.admit.console``), its emulator is a known one
    (``agent.admit.emulator``);
 5. each disk is one of ours, exactly, over exactly its base, with exactly
-   its secrets (``agent.admit.foreign-disk``, ``agent.admit.disk``), the
-   root disk is there (``agent.admit.root-disk``), and a config drive is
-   one that the launch policy lists (``agent.admit.config-drive``), as is
-   user-data (``agent.admit.user-data``);
+   its secrets (``agent.admit.foreign-disk``, ``agent.admit.disk``), a
+   config drive is there to be read only (``agent.admit.config-drive``; its
+   content is :mod:`.config_drive`'s decision), the root disk is there
+   (``agent.admit.root-disk``), and user-data is what the launch policy
+   lists (``agent.admit.user-data``);
 6. nothing else is in it (``agent.admit.element``).
 
 Pure: what it knows of the host stands in :class:`Facts`.
@@ -51,7 +52,14 @@ from mh_nova.agent.domain_schema import ALLOWED
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
 MAX_XML = 512 * 1024
-_STARTS = ("launch", "start", "migrate-in", "resize")
+_STARTS = (
+    "launch",
+    "start",
+    "migrate-in",
+    "resize",
+    "rescue",
+    "rescue-plain",
+)
 #: Elements whose presence has an id of its own; paths below ``domain``.
 _NAMED = {
     "os/kernel": "direct-boot",
@@ -86,6 +94,7 @@ class ExpectedDisk:
     :param secret: uuid of its libvirt secret.
     :param base: (path of the base, uuid of its secret), or None.
     :param base_format: QEMU's name of the base's format, qcow2 or luks.
+    :param read_only: the guest may not write to it.
     """
 
     name: str
@@ -93,6 +102,7 @@ class ExpectedDisk:
     secret: str
     base: tuple[str, str] | None
     base_format: str = "qcow2"
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,21 +111,22 @@ class Facts:
 
     :param policies: every launch policy that must allow it: the
         manifest's and the release's.
-    :param config_drive: path of the instance's config drive.
-    :param config_drive_sha256: hex, of that file; empty: there is none.
     :param user_data_digest: hex, or empty for none.
     :param console_log: the one file that output may go to.
+    :param root: name of the disk that it boots from.
+    :param plain: path of the one disk that may be in the clear, where the
+        key server allowed a plain rescue image; else empty.
     """
 
     instance: str
     purpose: str
     disks: tuple[ExpectedDisk, ...]
     policies: tuple[LaunchPolicy, ...]
-    config_drive: str
-    config_drive_sha256: str
     user_data_digest: str
     console_log: str
     emulators: tuple[str, ...] = field(default=())
+    root: str = "disk"
+    plain: str = ""
 
 
 def domain_digest(xml: str) -> str:
@@ -189,7 +200,7 @@ def admit(xml: str, facts: Facts) -> Verdict:
     ] != [facts.instance]:
         found.add(EVENT + ".instance", "the domain is not this instance's")
     # 3, 4
-    _boot(root, found)
+    _boot(root, facts, found)
     _consoles(root, facts, found)
     for node in root.findall("devices/emulator"):
         if node.text not in facts.emulators:
@@ -209,9 +220,10 @@ def admit(xml: str, facts: Facts) -> Verdict:
     return Verdict(True, (Event(PASSED, domain_digest(xml)),))
 
 
-def _boot(root: Any, found: Findings) -> None:
+def _boot(root: Any, facts: Facts, found: Findings) -> None:
     devices = [node.get("dev") for node in root.findall("os/boot")]
-    if devices != ["hd"]:
+    # nova names none for a rescue; libvirt then takes hd
+    if devices != ["hd"] and (devices or facts.root == "disk"):
         found.add(EVENT + ".boot", "it must boot from its disk only")
     if len(root.findall("os")) != 1:
         found.add(EVENT + ".boot", "exactly one <os> is expected")
@@ -250,8 +262,8 @@ def _disks(root: Any, facts: Facts, found: Findings) -> None:
         if path in seen:
             found.add(EVENT + ".foreign-disk", "a disk is there twice")
         seen.add(path)
-        if path and path == facts.config_drive:
-            _config_drive(node, facts, found)
+        if path and path == facts.plain:
+            _plain(node, facts, found)
         elif path in expected:
             _disk(node, expected[path], found)
         else:
@@ -260,9 +272,12 @@ def _disks(root: Any, facts: Facts, found: Findings) -> None:
                 "a disk that is not one of the instance's encrypted disks",
             )
     for disk in facts.disks:
-        if disk.name == "disk" and disk.path not in seen:
+        if disk.name == facts.root and disk.path not in seen:
             found.add(EVENT + ".root-disk", "the root disk is not there")
-    if not any(disk.name == "disk" for disk in facts.disks):
+    if facts.plain:
+        if facts.plain not in seen:
+            found.add(EVENT + ".root-disk", "the rescue disk is not there")
+    elif not any(disk.name == facts.root for disk in facts.disks):
         found.add(EVENT + ".root-disk", "the instance has no root disk")
 
 
@@ -309,46 +324,41 @@ def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
     drivers = node.findall("driver")
     if (
         node.get("type") != "file"
-        or node.get("device") != "disk"
         or len(drivers) != 1
         or (drivers[0].get("name"), drivers[0].get("type"))
         != ("qemu", "qcow2")
         or [_shape(one) for one in node.findall("source")] != [source]
         or [_shape(one) for one in node.findall("backingStore")] != [chain]
-        or node.find("readonly") is not None
+        or not (_read_only(node) if disk.read_only else _writable(node))
     ):
         found.add(
-            EVENT + ".disk",
+            EVENT + (".config-drive" if disk.read_only else ".disk"),
             f"{disk.name} is not attached as the encrypted disk it is",
         )
 
 
-def _config_drive(node: Any, facts: Facts, found: Findings) -> None:
+def _plain(node: Any, facts: Facts, found: Findings) -> None:
+    """The disk of a plain rescue image: no other file, nothing of ours."""
     drivers = node.findall("driver")
-    source: Any = ("source", [("file", facts.config_drive)], "", [])
-    plain = (
-        node.get("type") == "file"
-        # the guest could write to another, in the clear
-        and (
-            node.get("device") == "cdrom" or node.find("readonly") is not None
-        )
-        and len(drivers) == 1
-        and drivers[0].get("type") == "raw"
-        and [_shape(one) for one in node.findall("source")] == [source]
-        and node.find("backingStore") is None
-    )
+    source: Any = ("source", [("file", facts.plain)], "", [])
     if (
-        not plain
-        or not facts.config_drive_sha256
-        or not _listed(
-            facts.config_drive_sha256,
-            (policy.config_drives for policy in facts.policies),
-        )
+        node.get("type") != "file"
+        or len(drivers) != 1
+        or drivers[0].get("type") not in ("qcow2", "raw")
+        or [_shape(one) for one in node.findall("source")] != [source]
+        or node.find("backingStore") is not None
     ):
-        found.add(
-            EVENT + ".config-drive",
-            "the launch policy lists no such config drive",
-        )
+        found.add(EVENT + ".disk", "the rescue disk is not a plain file")
+
+
+def _writable(node: Any) -> bool:
+    return node.get("device") == "disk" and node.find("readonly") is None
+
+
+def _read_only(node: Any) -> bool:
+    return node.get("device") == "cdrom" or (
+        node.get("device") == "disk" and node.find("readonly") is not None
+    )
 
 
 def _elements(node: Any, path: str, found: Findings) -> None:

@@ -11,22 +11,16 @@
 # under the License.
 """From records to what the decisions and libvirt need; no judgement here."""
 
-import os
 from typing import Any
 
-from mh_core.errors import NotFound
 from mh_core.manifest import claimed_driver
 from mh_core.secret import Secret
 from mh_core.vm_report import VmClaims
 from mh_nova.agent.admit import ExpectedDisk
 from mh_nova.agent.attempt import Attempt, Opened
-from mh_nova.agent.hashing import hash_file
 from mh_nova.agent.overlay import BaseFile, secret_uuid
-from mh_nova.agent.paths import CONFIG_DRIVE, Root
+from mh_nova.agent.paths import Root
 from mh_nova.agent.store import DiskRecord, InstanceRecord
-
-#: A config drive larger than this is not looked at, bytes.
-_MAX_DRIVE = 256 * 1024 * 1024
 
 
 def base_path(
@@ -61,6 +55,7 @@ def expected_disks(
                     secret_uuid(record.instance, disk.name, "base"),
                 ),
                 "qcow2" if base is None else base.driver,
+                read_only=disk.drive,
             )
         )
     return tuple(out)
@@ -90,20 +85,6 @@ def secret_keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:
             name = secret_uuid(record.instance, disk.name, "base")
             keys[name] = opened.payload.dek
     return keys
-
-
-def config_drive_digest(root: Root, instance: str) -> str:
-    """SHA-256 (hex) of the config drive; empty: none, or too large."""
-    try:
-        fd = root.open(instance, CONFIG_DRIVE)
-    except NotFound:
-        return ""
-    try:
-        if os.fstat(fd).st_size > _MAX_DRIVE:
-            return ""
-        return hash_file(fd).sha256
-    finally:
-        os.close(fd)
 
 
 def vm_claims(attempt: Attempt, now: int) -> VmClaims:

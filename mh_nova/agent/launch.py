@@ -21,13 +21,12 @@ them, and writes every decision to the audit log before it acts on it.
 import threading
 
 from mh_nova.agent.flatten import Flattening
-from mh_nova.agent.make import Making
 from mh_nova.agent.migrate import Migrating
 from mh_nova.agent.move import Moving
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.precache import Caching
+from mh_nova.agent.rescue import Rescuing
 from mh_nova.agent.snapshot import Snapshotting
-from mh_nova.agent.start import Starting
 from mh_nova.agent.suspend import Suspending
 from mh_nova.agent.work import EVENT
 
@@ -35,9 +34,8 @@ _SWEEP = 5.0
 
 
 class Launcher(
-    Making,
     Migrating,
-    Starting,
+    Rescuing,
     Snapshotting,
     Flattening,
     Suspending,
@@ -61,11 +59,13 @@ class Launcher(
         self._stopped.set()
         self._jobs.stop()
         self._keys.stop()
+        self._side.stop()
         self._p.bases.close()
 
     def _sweep(self) -> None:
         while not self._stopped.wait(_SWEEP):
             self._attempts.expire()
+            self._side.expire()
             self._p.bases.prune()
 
     def forget(self, instance: str) -> None:
@@ -75,6 +75,7 @@ class Launcher(
         with self._attempts.own(instance):
             self._give_up(instance)
             self._p.store.drop_instance(instance)
+            self._side.forget(instance)
             self._p.journal.write(
                 EVENT + ".forgotten", instance, durable=False
             )

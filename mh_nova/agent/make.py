@@ -11,12 +11,14 @@
 # under the License.
 """prepare, make, disks: from an image to the disks of an instance."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from mh_core.errors import Conflict, Denied, MHError
+from mh_core.config_drive import swap_header
+from mh_core.errors import Conflict, Denied, InputError, MHError, NotFound
 from mh_nova.agent.attempt import Attempt, Opened, Stage
 from mh_nova.agent.facts import (
     base_path,
@@ -28,6 +30,8 @@ from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.store import DiskRecord, InstanceRecord
 from mh_nova.agent.unpack import unpacked
 from mh_nova.agent.work import EVENT, Work
+
+SWAP = "disk.swap"
 
 
 class Making(Work):
@@ -50,17 +54,25 @@ class Making(Work):
             if record.host != self._conf.host:
                 raise Denied("agent.prepare.host", "prepared for another host")
             url = self._keys.check_url(record)
+            known = self._known(instance)
             there = [self._uuid_of(record, disk) for disk in record.disks]
             record = replace(
                 record,
                 compat=url.compat,
                 disks=tuple(
-                    replace(disk, luks_uuid=found or disk.luks_uuid)
+                    replace(
+                        disk,
+                        luks_uuid=found or disk.luks_uuid,
+                        sha256=known.get((disk.name, found), ""),
+                    )
                     for disk, found in zip(record.disks, there, strict=True)
                 ),
                 # an instance whose disks exist can still be started where
                 # this attempt, say to fetch its base again, fails
-                made=all(there),
+                made=all(
+                    found or disk.drive
+                    for disk, found in zip(record.disks, there, strict=True)
+                ),
             )
             self._p.store.save_instance(record)
             attempt = Attempt(
@@ -77,6 +89,16 @@ class Making(Work):
             self._p.bases.follow(record.image, instance)
             attempt.key = self._keys.ask(attempt)
             self._attempts.put(attempt)
+
+    def _known(self, instance: str) -> dict[tuple[str, str], str]:
+        """Digests of disks that are only read, by name and LUKS uuid."""
+        try:
+            record = self._p.store.instance(instance)
+        except (NotFound, InputError):
+            return {}
+        return {
+            (disk.name, disk.luks_uuid): disk.sha256 for disk in record.disks
+        }
 
     def _uuid_of(self, record: InstanceRecord, disk: DiskRecord) -> str:
         """LUKS uuid of a disk that is there; empty where it is to come."""
@@ -132,7 +154,10 @@ class Making(Work):
                 "agent.make.base", "a new disk lies over its image's base"
             )
         self._p.bases.leave(record.image, record.instance)
+        self._drives_allowed(record, opened, measured)
         for disk in record.disks:
+            if disk.drive and not disk.size:
+                continue
             self._make_disk(record, disk, opened, measured)
         attempt.record = replace(record, made=True)
         self._p.store.save_instance(attempt.record)
@@ -191,13 +216,34 @@ class Making(Work):
                 f"image ({measured.manifest.virtual_size})",
             )
         if self._p.overlays.inspect(record.instance, disk.name, base) is None:
-            self._p.overlays.write(record.instance, disk, key, base)
+            content = b""
+            if disk.name == SWAP:
+                content = swap_header(disk.size, uuid.uuid4())
+            self._p.overlays.write(record.instance, disk, key, base, content)
         else:
             self._p.overlays.require(record.instance, disk, base)
             self._p.overlays.unlocks(record.instance, disk.name, key)
 
+    @staticmethod
+    def _drives_allowed(
+        record: InstanceRecord, opened: Opened, measured: Measured
+    ) -> None:
+        """Before anything is made; what it holds is decided when it is."""
+        policies = (
+            measured.manifest.launch_policy,
+            opened.payload.launch_policy,
+        )
+        if any(disk.drive for disk in record.disks) and not all(
+            policy.config_drives for policy in policies
+        ):
+            raise Denied(
+                "agent.config-drive.policy",
+                "the launch policy allows no config drive",
+            )
+
     def disks(self, instance: str) -> list[dict[str, Any]]:
-        """Each disk that exists, and the secrets it opens with.
+        """Each disk that exists, or will at the start, and the secrets it
+        opens with.
 
         :raises NotFound: ``agent.record.unknown``.
         :raises Denied: ``agent.header.*``.
@@ -206,7 +252,8 @@ class Making(Work):
         out = []
         for disk in record.disks:
             base = base_path(self._p.root, record, disk)
-            if self._p.overlays.inspect(instance, disk.name, base) is None:
+            found = self._p.overlays.inspect(instance, disk.name, base)
+            if found is None and not disk.drive:
                 continue
             out.append(disk_answer(record, disk))
         return out

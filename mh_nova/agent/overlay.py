@@ -19,6 +19,7 @@ record, every feature is on a list.
 
 import errno
 import grp
+import hmac
 import os
 import pwd
 import uuid
@@ -35,6 +36,7 @@ from mh_core.errors import (
 )
 from mh_core.image import luks1, mapping, overlay, qcow2
 from mh_core.secret import Secret
+from mh_nova.agent.hashing import hash_file
 from mh_nova.agent.paths import Root, open_at
 from mh_nova.agent.store import DiskRecord
 
@@ -129,6 +131,8 @@ class Overlays:
         :raises Denied: ``agent.header.*``.
         """
         found = self.inspect(instance, disk.name, base)
+        if found is not None and disk.sha256:
+            self._unchanged(instance, disk)
         if found is None:
             raise NotFound(
                 EVENT + ".missing", f"disk {disk.name} is not there"
@@ -140,6 +144,22 @@ class Overlays:
                 HEADER + ".virtual-size",
                 f"disk {disk.name} has another size than on record",
             )
+
+    def _unchanged(self, instance: str, disk: DiskRecord) -> None:
+        """LUKS keeps a disk secret, not whole; one that nobody writes to
+        is what it was.
+
+        :raises Denied: ``agent.overlay.changed``.
+        """
+        fd = self._root.open(instance, disk.name)
+        try:
+            if not hmac.compare_digest(hash_file(fd).sha256, disk.sha256):
+                raise Denied(
+                    EVENT + ".changed",
+                    f"disk {disk.name} is not what the agent wrote",
+                )
+        finally:
+            os.close(fd)
 
     def unlocks(self, instance: str, name: str, key: Secret) -> None:
         """The key opens the disk: libvirt would say so later, and worse.
@@ -161,8 +181,13 @@ class Overlays:
         disk: DiskRecord,
         key: Secret,
         base: BaseFile | None,
-    ) -> None:
+        content: bytes = b"",
+    ) -> str:
         """Make one disk, complete or not at all.
+
+        :param content: what the guest finds at its start.
+        :returns: SHA-256 (hex) of the file where it has a content; else
+            empty.
 
         :raises Conflict: ``agent.overlay.exists``.
         :raises NotFound: ``agent.path.directory``.
@@ -185,6 +210,7 @@ class Overlays:
                     uuid.UUID(disk.luks_uuid),
                     os.urandom,
                     None if base is None else base.link(),
+                    content=content,
                 )
                 os.fchmod(fd, int(self._conf.disk_mode, 8))
                 self._give(fd)
@@ -195,6 +221,7 @@ class Overlays:
                     src_dir_fd=directory,
                     dst_dir_fd=directory,
                 )
+                return hash_file(fd).sha256 if content else ""
             except InputError as exc:
                 raise Denied(
                     EVENT + ".write", f"{exc.message} ({exc.event})"

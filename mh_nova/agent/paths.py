@@ -20,7 +20,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 
@@ -33,8 +32,6 @@ SUFFIX = "_36"
 PART = ".part"
 #: After ``PART``: a disk while it is taken out of an OVA.
 UNPACKED = ".disk"
-DISK = re.compile(r"disk(\.(local|swap|eph[0-9]{1,3}))?")
-CONFIG_DRIVE = "disk.config"
 CONSOLE_LOG = "console.log"
 
 

@@ -19,14 +19,13 @@ from mh_nova.agent.admit import Facts, admit
 from mh_nova.agent.attempt import Attempt, Opened, Stage
 from mh_nova.agent.facts import (
     base_path,
-    config_drive_digest,
     expected_disks,
     secret_keys,
     vm_claims,
 )
 from mh_nova.agent.keys import key_request
 from mh_nova.agent.measure import Measured, without_base
-from mh_nova.agent.paths import CONFIG_DRIVE, CONSOLE_LOG
+from mh_nova.agent.paths import CONSOLE_LOG
 from mh_nova.agent.saved import saved_domain
 from mh_nova.agent.work import EVENT, Work
 
@@ -80,18 +79,26 @@ class Starting(Work):
         self._attempts.put(attempt)
         return attempt
 
-    def _start(
-        self, attempt: Attempt, xml: str, purpose: str
-    ) -> tuple[str, str]:
+    def _ready(self, attempt: Attempt) -> tuple[Opened, Measured]:
+        """Headers, key and base of one record, looked at again."""
         record = attempt.record
         self._p.guard.require()
         for disk in record.disks:
+            if disk.drive and not disk.size:
+                # written after libvirt has the domain, by the verb drive
+                continue
             base = base_path(self._p.root, record, disk)
             self._p.overlays.require(record.instance, disk, base)
         opened = attempt.opened
         if opened is None or not opened.fresh():
             opened = self._keys.open(attempt)
-        measured = self._measured(attempt, opened)
+        return opened, self._measured(attempt, opened)
+
+    def _start(
+        self, attempt: Attempt, xml: str, purpose: str
+    ) -> tuple[str, str]:
+        record = attempt.record
+        opened, measured = self._ready(attempt)
         facts = Facts(
             instance=record.instance,
             purpose=purpose,
@@ -100,14 +107,21 @@ class Starting(Work):
                 measured.manifest.launch_policy,
                 opened.payload.launch_policy,
             ),
-            config_drive=self._p.root.disk(record.instance, CONFIG_DRIVE),
-            config_drive_sha256=config_drive_digest(
-                self._p.root, record.instance
-            ),
             user_data_digest=record.user_data_digest,
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
         )
+        audit = self._admitted(attempt, opened, xml, facts)
+        self._p.secrets.define(record.instance, secret_keys(record, opened))
+        attempt.stage = Stage.STARTING
+        return GRANTED, f"{audit}; key server: {opened.payload.audit}"
+
+    def _admitted(
+        self, attempt: Attempt, opened: Opened, xml: str, facts: Facts
+    ) -> str:
+        """The decision, about a saved guest as well, and its record, whose
+        number it returns."""
+        record = attempt.record
         self._admit(xml, facts)
         if self._p.libvirt is not None:
             saved = saved_domain(
@@ -119,17 +133,14 @@ class Starting(Work):
             if saved is not None:
                 self._admit(saved, facts)
         attempt.domain_digest = admit_module.domain_digest(xml)
-        audit = self._p.journal.write(
+        return self._p.journal.write(
             admit_module.PASSED,
             record.instance,
-            purpose=purpose,
+            purpose=facts.purpose,
             domain=attempt.domain_digest,
             request=opened.request.digest().hex(),
             kms_audit=opened.payload.audit,
         )
-        self._p.secrets.define(record.instance, secret_keys(record, opened))
-        attempt.stage = Stage.STARTING
-        return GRANTED, f"{audit}; key server: {opened.payload.audit}"
 
     @staticmethod
     def _admit(xml: str, facts: Facts) -> None:

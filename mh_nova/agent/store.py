@@ -26,7 +26,7 @@ from mh_core.errors import InputError, NotFound
 from mh_core.fields import Fields
 
 EVENT = "agent.record"
-DISK_NAME = r"disk(\.(local|swap|eph[0-9]{1,3}))?"
+DISK_NAME = r"disk(\.(local|swap|eph[0-9]{1,3}|rescue|config(\.rescue)?))?"
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
@@ -55,12 +55,15 @@ class DiskRecord:
     :param size: virtual size, bytes.
     :param luks_uuid: in the overlay's LUKS header.
     :param base: it lies over the image's base.
+    :param sha256: hex, of the file of a disk that no guest writes to; empty
+        where it is not known.
     """
 
     name: str
     size: int
     luks_uuid: str
     base: bool
+    sha256: str = ""
 
     @classmethod
     def parse(cls, value: Any) -> "DiskRecord":
@@ -70,9 +73,16 @@ class DiskRecord:
             fields.integer("size", 0, 1 << 50),
             fields.uuid("luks_uuid"),
             fields.boolean("base"),
+            fields.text("sha256", pattern=r"|[0-9a-f]{64}", default=""),
         )
         fields.end()
         return disk
+
+    @property
+    def drive(self) -> bool:
+        """A config drive: made at the start that needs it, then only
+        read."""
+        return self.name.startswith("disk.config")
 
 
 @dataclass(frozen=True)

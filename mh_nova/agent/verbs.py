@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mh_core.errors import NotFound
-from mh_core.fields import Fields
+from mh_core.fields import Fields, text_item
 from mh_core.migration import HOST
 from mh_core.request import PURPOSES
 from mh_nova.agent.guard import Guard
@@ -32,6 +32,8 @@ from mh_nova.agent.store import DISK_NAME, DiskRecord, InstanceRecord
 
 EVENT = "agent.verb"
 _MAX_SIZE = 1 << 50
+_OF_A_RESCUE = r"disk\.(config\.)?rescue"
+_OF_A_LAUNCH = r"disk(\.(local|swap|eph[0-9]{1,3}|config))?"
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,17 @@ def _version() -> str:
         return "0"
 
 
-def _disk(virtual_size: int) -> Callable[[Any], DiskRecord]:
+def _disk(
+    event: str, pattern: str, root: str, virtual_size: int
+) -> Callable[[Any], DiskRecord]:
     def convert(value: Any) -> DiskRecord:
-        fields = Fields(value, EVENT + ".prepare")
-        name = fields.text("name", pattern=DISK_NAME)
+        fields = Fields(value, event)
+        name = fields.text("name", pattern=pattern)
         size = fields.integer("size", 0, _MAX_SIZE)
-        root = name == "disk"
-        base = fields.boolean("base", root)
+        base = fields.boolean("base", name == root)
         fields.end()
-        if base and not root:
-            raise fields.fail("base", "only 'disk' lies over the image's base")
+        if base and name != root:
+            raise fields.fail("base", f"only {root!r} lies over a base")
         if base and not size:
             size = virtual_size
         return DiskRecord(name, size, str(uuid.uuid4()), base)
@@ -80,13 +83,15 @@ def _disk(virtual_size: int) -> Callable[[Any], DiskRecord]:
     return convert
 
 
-def prepare(context: Context, fields: Fields) -> dict[str, Any]:
+def _record(fields: Fields, pattern: str, root: str) -> InstanceRecord:
     virtual_size = fields.integer("virtual_size", 0, _MAX_SIZE)
-    disks = fields.list("disks", _disk(virtual_size), 16)
+    disks = fields.list(
+        "disks", _disk(fields.event, pattern, root, virtual_size), 16
+    )
     names = [disk.name for disk in disks]
-    if "disk" not in names or len(set(names)) != len(names):
-        raise fields.fail("disks", "one 'disk', and each name once")
-    record = InstanceRecord(
+    if root not in names or len(set(names)) != len(names):
+        raise fields.fail("disks", f"one {root!r}, and each name once")
+    return InstanceRecord(
         instance=fields.uuid("instance"),
         image=fields.uuid("image"),
         project=fields.text("project", maximum=64),
@@ -103,10 +108,41 @@ def prepare(context: Context, fields: Fields) -> dict[str, Any]:
         ),
         disks=disks,
     )
+
+
+def _ticket(fields: Fields) -> str:
+    return fields.text("ticket", pattern=r"[A-Za-z0-9_\-]{0,64}")
+
+
+def prepare(context: Context, fields: Fields) -> dict[str, Any]:
+    record = _record(fields, _OF_A_LAUNCH, "disk")
     purpose = fields.choice("purpose", PURPOSES)
-    ticket = fields.text("ticket", pattern=r"[A-Za-z0-9_\-]{0,64}")
+    ticket = _ticket(fields)
     fields.end()
     context.launcher.prepare(record, purpose, ticket)
+    return {}
+
+
+def prepare_rescue(context: Context, fields: Fields) -> dict[str, Any]:
+    record = _record(fields, _OF_A_RESCUE, "disk.rescue")
+    ticket = _ticket(fields)
+    fields.choice("purpose", ("rescue",))
+    fields.end()
+    context.launcher.prepare_rescue(record, ticket)
+    return {}
+
+
+def make_rescue(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    downloaded = fields.boolean("downloaded")
+    fields.end()
+    return {"disks": context.launcher.make_rescue(instance, downloaded)}
+
+
+def allow_plain(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.allow_plain(instance)
     return {}
 
 
@@ -130,6 +166,28 @@ def start(context: Context, fields: Fields) -> dict[str, Any]:
     fields.end()
     event, detail = context.launcher.start(instance, xml, purpose)
     return {"event": event, "detail": detail}
+
+
+def _file(value: Any) -> tuple[tuple[str, ...], bytes]:
+    fields = Fields(value, EVENT + ".drive")
+    paths = fields.list("paths", text_item(fields.event), 256)
+    data = fields.b64u("data", maximum=1 << 20)
+    fields.end()
+    return paths, data
+
+
+def drive(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    name = fields.text("name", pattern=r"disk\.config(\.rescue)?")
+    given = fields.list("files", _file, 256)
+    if not given:
+        raise fields.fail("files", "none")
+    fields.end()
+    files = {path: data for paths, data in given for path in paths}
+    if len(files) != sum(len(paths) for paths, _ in given):
+        raise fields.fail("files", "a path appears twice")
+    context.launcher.drive(instance, name, files)
+    return {}
 
 
 def started(context: Context, fields: Fields) -> dict[str, Any]:
@@ -289,7 +347,11 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "make": make,
     "disks": disks,
     "start": start,
+    "drive": drive,
     "started": started,
+    "prepare-rescue": prepare_rescue,
+    "make-rescue": make_rescue,
+    "allow-plain-rescue": allow_plain,
     "ours": ours,
     "suspend": suspend,
     "cache": cache,

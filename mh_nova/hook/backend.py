@@ -12,14 +12,17 @@
 
 """Chooses the image class per instance."""
 
+import os
 from typing import Any
 
 from nova.virt.libvirt import imagebackend
 
+from mh_nova.hook import disks
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.image import MHImage
 from mh_nova.hook.launch import Launcher
 from mh_nova.hook.ours import Ours
+from mh_nova.hook.rescue import PLAIN, Rescues
 
 
 class MHBackend(imagebackend.Backend):
@@ -35,11 +38,22 @@ class MHBackend(imagebackend.Backend):
         client: AgentClient,
         launcher: Launcher,
         ours: Ours,
+        rescues: Rescues,
     ) -> None:
         super().__init__(use_cow)
         self._client = client
         self._launcher = launcher
         self._ours = ours
+        self._rescues = rescues
+
+    def _encrypted(self, instance: Any, name: str) -> bool:
+        if instance is None or not self._ours.claimed(instance):
+            return False
+        # the one disk that may be nova's own, by the release policy
+        return not (
+            os.path.basename(name) == disks.RESCUE
+            and self._rescues.purpose(instance.uuid) == PLAIN
+        )
 
     def by_name(
         self,
@@ -48,10 +62,11 @@ class MHBackend(imagebackend.Backend):
         image_type: str | None = None,
         disk_info_mapping: dict[str, Any] | None = None,
     ) -> Any:
-        if instance is not None and self._ours.claimed(instance):
+        if self._encrypted(instance, name):
             return MHImage(
                 self._client,
                 self._launcher,
+                self._rescues,
                 instance,
                 name,
                 disk_info_mapping=disk_info_mapping,
@@ -66,6 +81,8 @@ class MHBackend(imagebackend.Backend):
     def by_libvirt_path(
         self, instance: Any, path: str, image_type: str | None = None
     ) -> Any:
-        if instance is not None and self._ours.claimed(instance):
-            return MHImage(self._client, self._launcher, instance, path)
+        if self._encrypted(instance, path):
+            return MHImage(
+                self._client, self._launcher, self._rescues, instance, path
+            )
         return super().by_libvirt_path(instance, path, image_type)

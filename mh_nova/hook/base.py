@@ -15,6 +15,8 @@
 import abc
 from typing import Any
 
+from mh_nova.hook.rescue import Rescues
+
 
 class TrustedDriver(abc.ABC):
     """A virt driver of nova's that starts protected instances by the agent.
@@ -38,6 +40,9 @@ class TrustedDriver(abc.ABC):
     * a nova that is not the tested one is never overridden in the dark: the
       driver does not load, or the host loses its trait.
     """
+
+    #: Rescues that are under way.
+    _mh_rescues: Rescues
 
     @abc.abstractmethod
     def _mh_decide(self, instance: Any) -> bool:
@@ -64,6 +69,17 @@ class TrustedDriver(abc.ABC):
 
         :returns: False: it was there.
         :raises MHError: it could not be fetched, or is not what it claims.
+        """
+
+    @abc.abstractmethod
+    def _mh_drive(
+        self, instance: Any, name: str, files: dict[str, bytes]
+    ) -> None:
+        """Have a config drive of these files attached, encrypted.
+
+        :param name: of the disk.
+        :param files: path to content; on no file system before.
+        :raises MHError: the launch policy does not allow it.
         """
 
     @abc.abstractmethod

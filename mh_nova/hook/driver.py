@@ -21,8 +21,6 @@ from typing import Any
 
 import nova.conf
 from nova import exception
-from nova.virt import configdrive
-from nova.virt import driver as virt_driver
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
@@ -32,16 +30,18 @@ from mh_core.verdict import Event
 from mh_nova.hook import (
     compat,
     conf,
+    disks,
     faults,
-    firmware,
     launch,
     ours,
     precache,
-    shape,
+    rescue,
+    wanted,
 )
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.backend import MHBackend
 from mh_nova.hook.copies import CopyClient
+from mh_nova.hook.disk_client import DiskClient
 from mh_nova.hook.guard import TRAIT, Guard
 from mh_nova.hook.operations import Operations
 
@@ -82,11 +82,13 @@ class TrustedLibvirtDriver(Operations):
         self._mh_copies = CopyClient(self._mh_client)
         self._mh_ours = ours.Ours(self._mh_client)
         self._mh_launcher = launch.Launcher(self._mh_client)
+        self._mh_rescues = rescue.Rescues(self._mh_client)
         self.image_backend = MHBackend(
             CONF.use_cow_images,
             self._mh_client,
             self._mh_launcher,
             self._mh_ours,
+            self._mh_rescues,
         )
 
     # The host
@@ -141,11 +143,14 @@ class TrustedLibvirtDriver(Operations):
         with faults.at_spawn():
             if not self._mh_decide(instance):
                 return build()
-            self._mh_check_shape(instance, block_device_info)
+            self._mh_check_shape(
+                instance, block_device_info, files=injected_files
+            )
             self._mh_require()
+            more = disks.wanted(instance, block_device_info)
             done = False
             try:
-                with self._mh_launcher.launch(context, instance):
+                with self._mh_launcher.launch(context, instance, more):
                     build()
                 done = True
             finally:
@@ -191,7 +196,11 @@ class TrustedLibvirtDriver(Operations):
                 self._mh_require()
             ok = False
             try:
-                event = self._mh_client.start(instance.uuid, xml, purpose)
+                event = self._mh_client.start(
+                    instance.uuid,
+                    xml,
+                    self._mh_rescues.purpose(instance.uuid) or purpose,
+                )
                 LOG.info("Start admitted [%s]", event, instance=instance)
                 guest = create()
                 ok = True
@@ -343,32 +352,17 @@ class TrustedLibvirtDriver(Operations):
     def _mh_rebuild(self, instance: Any) -> None:
         self._mh_ours.rebuild(instance)
 
+    def _mh_drive(
+        self, instance: Any, name: str, files: dict[str, bytes]
+    ) -> None:
+        DiskClient(self._mh_client).drive(instance.uuid, name, files)
+
     def _mh_require(self) -> None:
         self._mh_guard.require()
 
     # Helpers
 
-    def _mh_check_shape(
-        self, instance: Any, block_device_info: Any, share_info: Any = None
-    ) -> None:
-        firmware.check(instance)
-        info = block_device_info
-        swap = virt_driver.block_device_info_get_swap(info)
-        ephemerals = virt_driver.block_device_info_get_ephemerals(info)
-        flavor = instance.flavor
-        shape.check(
-            shape.LaunchShape(
-                virt_type=CONF.libvirt.virt_type,
-                image_backed=bool(instance.image_ref),
-                volumes=len(virt_driver.block_device_info_get_mapping(info)),
-                config_drive=bool(configdrive.required_by(instance)),
-                kernel=bool(instance.kernel_id or instance.ramdisk_id),
-                swap=int(swap["swap_size"] or flavor.swap or 0),
-                ephemeral=int(flavor.ephemeral_gb or len(ephemerals)),
-                injection=CONF.libvirt.inject_partition != -2,
-                shares=len(share_info or ()),
-            )
-        )
+    _mh_check_shape = staticmethod(wanted.check)
 
     def _mh_sweep(self) -> None:
         """Copies that an earlier nova-compute waited for."""

@@ -20,9 +20,10 @@ from nova.virt.libvirt import imagebackend
 from nova.virt.libvirt import utils as libvirt_utils
 
 from mh_core.errors import Denied
-from mh_nova.hook import launch, ours, xml
+from mh_nova.hook import disks, launch, ours, xml
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.copies import CopyClient
+from mh_nova.hook.rescue import Rescues
 
 
 class MHImage(imagebackend.Image):
@@ -39,18 +40,20 @@ class MHImage(imagebackend.Image):
         self,
         client: AgentClient,
         launcher: launch.Launcher,
+        rescues: Rescues,
         instance: Any,
         disk_name: str,
         disk_info_mapping: dict[str, Any] | None = None,
     ) -> None:
         self.disk_name = os.path.basename(disk_name)
-        if self.disk_name != launch.ROOT:
+        if not disks.NAME.fullmatch(self.disk_name):
             raise Denied(
                 "hook.launch.disk",
                 f"a trusted instance has no disk {self.disk_name!r}",
             )
         self._client = client
         self._launcher = launcher
+        self._rescues = rescues
         self._instance = instance
         self._copies = CopyClient(client)
         directory = libvirt_utils.get_instance_path(instance)
@@ -81,6 +84,14 @@ class MHImage(imagebackend.Image):
 
         :raises MHError: everything that refuses.
         """
+        if self.disk_name != disks.ROOT:
+            # made together with the root disk, or before the rescue
+            if ours.header(self.path) is not ours.Header.ENCRYPTED:
+                raise Denied(
+                    "hook.image.overlay",
+                    f"the agent left no encrypted disk {self.disk_name!r}",
+                )
+            return
         image: str = kwargs.get("image_id") or ""
         own = bool(image) and image == self._instance.image_ref
         arriving = self._launcher.arriving(self._instance.uuid)
@@ -156,8 +167,9 @@ class MHImage(imagebackend.Image):
             if made.name == self.disk_name:
                 base = None
                 if made.base:
-                    path = launch.base_path(self._instance.image_ref)
-                    base = (path, made.base_secret)
+                    base = (launch.base_path(self._image), made.base_secret)
+                if made.name.startswith(disks.CONFIG):
+                    disk.readonly = True
                 return xml.GuestDisk.over(
                     disk, made.overlay_secret, base, made.base_format
                 )
@@ -165,6 +177,13 @@ class MHImage(imagebackend.Image):
             "hook.image.overlay",
             "the agent knows no disk of this name for the instance",
         )
+
+    @property
+    def _image(self) -> str:
+        """Glance id of the image that the disk lies over."""
+        if self.disk_name == disks.RESCUE:
+            return self._rescues.image(self._instance.uuid)
+        return str(self._instance.image_ref)
 
     def snapshot_extract(self, target: str, out_format: str) -> None:
         """nova's own snapshot, which our driver never comes to."""

@@ -30,7 +30,7 @@ from oslo_log import log as logging
 from oslo_utils import fileutils
 
 from mh_core.errors import Denied
-from mh_nova.hook import download, inspection, properties
+from mh_nova.hook import disks, download, inspection, properties
 from mh_nova.hook.agent_client import (
     AgentClient,
     PrepareRequest,
@@ -45,7 +45,7 @@ LOG = logging.getLogger(__name__)
 SUFFIX = "_36"
 MISSING = "hook.image.missing"
 TICKET = "mh_ticket"
-ROOT = "disk"
+ROOT = disks.ROOT
 #: Purpose of a key request for a guest that comes in by live migration.
 COMING_IN = "migrate-in"
 
@@ -66,12 +66,19 @@ class Launcher(Arrivals):
         super().__init__(client)
 
     def prepare(
-        self, context: Any, instance: Any, purpose: str, size: int = 0
+        self,
+        context: Any,
+        instance: Any,
+        purpose: str,
+        size: int = 0,
+        more: disks.Disks | None = None,
     ) -> properties.ImageFacts:
         """Tell the agent, so that the key comes while the image downloads.
 
         :param purpose: of ``mh_core.request.PURPOSES``.
         :param size: of a root disk that is there already, bytes.
+        :param more: disks beside the root disk; None for those that are
+            there.
         :raises MHError: ``hook.image.*``, ``hook.launch.*``, the agent's.
         """
         try:
@@ -90,6 +97,8 @@ class Launcher(Arrivals):
                 "hook.launch.disk-size",
                 "the flavor's root disk is smaller than the image",
             )
+        if more is None:
+            more = disks.there(instance)
         self._client.prepare(
             PrepareRequest(
                 instance=instance.uuid,
@@ -104,16 +113,21 @@ class Launcher(Arrivals):
                 compat=facts.compat,
                 purpose=purpose,
                 virtual_size=facts.virtual_size,
-                disks=((ROOT, size or root or facts.virtual_size),),
+                disks=((ROOT, size or root or facts.virtual_size), *more),
                 user_data_digest=user_data_digest(instance.user_data),
             )
         )
         return facts
 
     @contextlib.contextmanager
-    def launch(self, context: Any, instance: Any) -> Iterator[None]:
-        """Around ``spawn``: prepared before, a launch while it lasts."""
-        self.prepare(context, instance, "launch")
+    def launch(
+        self, context: Any, instance: Any, more: disks.Disks
+    ) -> Iterator[None]:
+        """Around ``spawn``: prepared before, a launch while it lasts.
+
+        :param more: disks beside the root disk.
+        """
+        self.prepare(context, instance, "launch", more=more)
         with self._purposely(instance.uuid, "launch"):
             yield
 
@@ -159,7 +173,7 @@ class Launcher(Arrivals):
                 return False
             try:
                 try:
-                    self._download(
+                    self.download(
                         context, instance.image_ref, base + PART, trusted_certs
                     )
                 except Denied as exc:
@@ -175,9 +189,14 @@ class Launcher(Arrivals):
         return bool(fetch())
 
     @staticmethod
-    def _download(
+    def download(
         context: Any, image: str, part: str, trusted_certs: Any
     ) -> None:
+        """An image's ciphertext, and nova's own inspection of it.
+
+        :raises Denied: ``hook.image.missing``, ``hook.image.inspection``,
+            ``hook.image.download``.
+        """
         try:
             download.fetch(context, image, part, trusted_certs)
             meta = images.IMAGE_API.get(context, image)

@@ -61,7 +61,7 @@ def precache(
         client.cache(facts.image, facts.manifest, "begin")
         done = False
         try:
-            launch.Launcher._download(context, facts.image, part, None)
+            launch.Launcher.download(context, facts.image, part, None)
             client.cache(facts.image, facts.manifest, "end")
             done = True
         finally:

@@ -35,7 +35,7 @@ FORMATS = {
     ("qcow2", "ova"): "ova",
 }
 #: Boot without our disk: forbidden beside it.
-_DIRECT_BOOT = ("kernel_id", "ramdisk_id")
+_DIRECT_BOOT = ("kernel_id", "ramdisk_id", "os_command_line")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read(image: Mapping[str, Any]) -> ImageFacts:
         raise Denied(
             "hook.launch.kernel",
             "a trusted image boots from its own disk, not from a kernel or "
-            "ramdisk image",
+            "ramdisk image, and takes no kernel command line",
         )
     version = properties.get(VERSION)
     if str(version) != "1":

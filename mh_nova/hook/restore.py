@@ -26,22 +26,24 @@ from oslo_messaging import MessagingException  # type: ignore[import-untyped]
 LOG = logging.getLogger(__name__)
 _POLL = 0.1
 #: The rescue may still be winding up; nova then clears the task itself.
-_TASKS = [None, task_states.RESCUING]
+_TASKS = [None, task_states.RESCUING, task_states.UNRESCUING]
+_STATES = (vm_states.ACTIVE, vm_states.STOPPED, vm_states.RESCUED)
 
 
-def vm_state(instance: Any, seconds: float = 30.0) -> threading.Thread | None:
-    """Put the vm_state back after a refused rescue.
+def vm_state(
+    instance: Any, before: str, seconds: float = 30.0
+) -> threading.Thread | None:
+    """Put the vm_state back after a refused rescue or unrescue.
 
-    ``ComputeManager.rescue_instance`` sets ERROR on whatever its driver
-    raises, and calls the driver nowhere before. The guest was not touched,
-    so the state it had is still true. Written only while the server is in
+    ``ComputeManager.rescue_instance`` and ``unrescue_instance`` set ERROR
+    on whatever their driver raises. Written only while the server is in
     ERROR and no other task runs, compared and swapped by nova's ``save``.
 
+    :param before: the state that is true.
     :param seconds: how long to wait for the manager to finish.
     :returns: the thread that does it; None where there is nothing to do.
     """
-    before = instance.vm_state
-    if before not in (vm_states.ACTIVE, vm_states.STOPPED):
+    if before not in _STATES:
         return None
     thread = threading.Thread(
         target=_put_back,

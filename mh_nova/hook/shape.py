@@ -25,18 +25,17 @@ from mh_core.errors import Denied
 class LaunchShape:
     """Nova's view of one launch, reduced to what the decision needs.
 
-    :param swap: MiB of swap disk.
-    :param ephemeral: GiB, or number, of ephemeral disks.
+    :param injection: nova-compute is told to open disks for injection.
+    :param files: files are to be injected, with no config drive to hold
+        them.
     """
 
     virt_type: str
     image_backed: bool
     volumes: int
-    config_drive: bool
     kernel: bool
-    swap: int
-    ephemeral: int
     injection: bool
+    files: bool = False
     shares: int = 0
 
 
@@ -46,13 +45,12 @@ def check(shape: LaunchShape) -> None:
     1. only QEMU or KVM reads our disks;
     2. the root disk is the tenant's image, and there is no volume;
     3. no kernel or ramdisk image;
-    4. no config drive, written in the clear;
-    5. no swap and no ephemeral disk, written in the clear;
-    6. no file injection, which needs the disk opened on the host.
+    4. no file injection, which needs the disk opened on the host, or
+       which nova would leave out without a word;
+    5. no share of the host.
 
     :raises Denied: ``hook.launch.`` and one of ``virt-type``, ``volume``,
-        ``kernel``, ``injection``; ``hook.refused.`` and one of
-        ``config-drive``, ``swap``, ``ephemeral``, ``share``.
+        ``kernel``, ``injection``, ``files``; ``hook.refused.share``.
     """
     refusals = (
         (
@@ -72,28 +70,15 @@ def check(shape: LaunchShape) -> None:
             "ramdisk image",
         ),
         (
-            shape.config_drive,
-            "hook.refused.config-drive",
-            "a config drive would be written in the clear; use the metadata "
-            "service",
-        ),
-        (
-            shape.swap > 0,
-            "hook.refused.swap",
-            "a swap disk would be written in the clear; use a flavor "
-            "without swap",
-        ),
-        (
-            shape.ephemeral > 0,
-            "hook.refused.ephemeral",
-            "an ephemeral disk would be written in the clear; use a flavor "
-            "without one",
-        ),
-        (
             shape.injection,
             "hook.launch.injection",
             "files cannot be injected into an encrypted disk; set [libvirt] "
             "inject_partition = -2",
+        ),
+        (
+            shape.files,
+            "hook.launch.files",
+            "files can be injected into a config drive only",
         ),
         (
             shape.shares > 0,

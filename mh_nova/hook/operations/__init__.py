@@ -17,6 +17,7 @@ the state it was in.
 """
 
 from mh_nova.hook.operations.attach import Attach
+from mh_nova.hook.operations.config_drive import ConfigDrive
 from mh_nova.hook.operations.console import Console
 from mh_nova.hook.operations.image_cache import ImageCache
 from mh_nova.hook.operations.live_migration import LiveMigration
@@ -39,5 +40,6 @@ class Operations(
     Migrate,
     LiveMigration,
     Attach,
+    ConfigDrive,
 ):
     """Every operation that a driver for protected instances overrides."""

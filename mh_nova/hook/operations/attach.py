@@ -14,6 +14,7 @@
 from typing import Any
 
 from nova import exception
+from nova.compute import vm_states
 from nova.network import model as network_model
 from nova.virt.libvirt.driver import LibvirtDriver
 
@@ -46,16 +47,7 @@ class Attach(LibvirtDriver, TrustedDriver):
         encryption: Any = None,
     ) -> None:
         if self._mh_protected(instance):
-            raise exception.InvalidVolume(
-                reason=faults.text(
-                    Denied(
-                        "hook.refused.attach-volume",
-                        "a volume would be written in the clear",
-                    ),
-                    faults.OPERATION,
-                    faults.LIMIT - 20,
-                )
-            )
+            raise _no_volume()
         super().attach_volume(
             context,
             connection_info,
@@ -64,6 +56,21 @@ class Attach(LibvirtDriver, TrustedDriver):
             disk_bus=disk_bus,
             device_type=device_type,
             encryption=encryption,
+        )
+
+    def get_device_name_for_instance(
+        self, instance: Any, bdms: Any, block_device_obj: Any
+    ) -> Any:
+        """What nova's API waits for before it tells Cinder of a volume: the
+        user gets the reason as the answer, and nothing was begun."""
+        if (
+            block_device_obj.is_volume
+            and instance.vm_state != vm_states.BUILDING
+            and self._mh_protected(instance)
+        ):
+            raise _no_volume()
+        return super().get_device_name_for_instance(
+            instance, bdms, block_device_obj
         )
 
     def attach_interface(
@@ -83,3 +90,16 @@ class Attach(LibvirtDriver, TrustedDriver):
                 )
             )
         super().attach_interface(context, instance, image_meta, vif)
+
+
+def _no_volume() -> exception.InvalidVolume:
+    return exception.InvalidVolume(
+        reason=faults.text(
+            Denied(
+                "hook.refused.attach-volume",
+                "a volume would be written in the clear",
+            ),
+            faults.OPERATION,
+            faults.LIMIT - 20,
+        )
+    )

@@ -19,6 +19,7 @@ of the refusal, sorted, or ``agent.admit.passed``.
 """
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 INSTANCE = "4f0c6a52-0d36-4f55-a2f5-1d4a4f7b8c10"
 OTHER = "0d4af31c-9f5e-43a7-bd5b-0d4f6f6d8a11"
 DIRECTORY = f"/var/lib/nova/instances/{INSTANCE}"
-DRIVE = "ab" * 32
+NAMESPACE = uuid.UUID("6ba0d1a4-53f6-5a3e-9c0e-6d68696c6c00")
 USER_DATA = "cd" * 32
 QEMU = 'xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0"'
 
@@ -55,12 +56,52 @@ def foreign(attributes: str, source: str) -> tuple[str, str]:
     )
 
 
-def cdrom(path: str) -> tuple[str, str]:
+def more(
+    name: str,
+    kind: str = 'device="disk"',
+    *,
+    form: str = "qcow2",
+    secret: str = "",
+    extra: str = "",
+) -> tuple[str, str]:
+    """One of the instance's disks without a base."""
+    secret = secret or str(uuid.uuid5(NAMESPACE, f"{INSTANCE}/{name}/overlay"))
+    return device(
+        f'<disk type="file" {kind}><driver name="qemu" type="{form}" '
+        f'cache="none"/><source file="{DIRECTORY}/{name}">'
+        '<encryption format="luks" engine="qemu"><secret type="passphrase" '
+        f'uuid="{secret}"/></encryption></source><backingStore/>'
+        f'<target dev="hda" bus="ide"/>{extra}</disk>'
+    )
+
+
+def plain_drive(path: str) -> tuple[str, str]:
     return device(
         '<disk type="file" device="cdrom"><driver name="qemu" type="raw" '
         f'cache="none"/><source file="{path}"/>'
         '<target dev="hda" bus="ide"/></disk>'
     )
+
+
+def plain_disk(name: str) -> tuple[str, str]:
+    return device(
+        '<disk type="file" device="disk"><driver name="qemu" type="qcow2" '
+        f'cache="none"/><source file="{DIRECTORY}/{name}"/>'
+        '<target dev="vdb" bus="virtio"/></disk>'
+    )
+
+
+CDROM = 'device="cdrom"'
+RESCUE: Facts = {
+    "purpose": "rescue",
+    "root": "disk.rescue",
+    "more": ["disk.rescue"],
+}
+PLAIN: Facts = {
+    "purpose": "rescue-plain",
+    "plain": f"{DIRECTORY}/disk.rescue",
+}
+CONFIG: Facts = {"more": ["disk.config"]}
 
 
 def top(xml: str) -> tuple[str, str]:
@@ -100,10 +141,32 @@ ROWS: list[Row] = [
         {},
     ),
     (
-        "config-drive-listed",
-        *cdrom(f"{DIRECTORY}/disk.config"),
+        "config-drive",
+        *more("disk.config", CDROM, extra="<readonly/>"),
         a("passed"),
-        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
+        CONFIG,
+    ),
+    (
+        "config-drive-as-disk",
+        *more("disk.config", extra="<readonly/>"),
+        a("passed"),
+        CONFIG,
+    ),
+    ("rescue", *more("disk.rescue"), a("passed"), RESCUE),
+    ("plain-rescue", *plain_disk("disk.rescue"), a("passed"), PLAIN),
+    (
+        "rescue-without-boot",
+        '    <boot dev="hd"/>\n',
+        "",
+        a("root-disk"),
+        {"purpose": "rescue", "root": "disk.rescue"},
+    ),
+    ("swap", *more("disk.swap"), a("passed"), {"more": ["disk.swap"]}),
+    (
+        "ephemeral",
+        *more("disk.eph0"),
+        a("passed"),
+        {"more": ["disk.eph0", "disk.swap"]},
     ),
     (
         "user-data-listed",
@@ -153,7 +216,46 @@ ROWS: list[Row] = [
     ),
     ("cut-off", "</domain>", "", a("xml"), {}),
     # -- 2 purpose, instance
-    ("rescue", "", "", a("purpose"), {"purpose": "rescue"}),
+    ("snapshot", "", "", a("purpose"), {"purpose": "snapshot"}),
+    # the rescue image must be there, and be what it boots from
+    (
+        "rescue-without-its-disk",
+        "",
+        "",
+        a("root-disk"),
+        {"purpose": "rescue", "root": "disk.rescue"},
+    ),
+    (
+        "rescue-disk-elsewhere",
+        *more("disk.rescue"),
+        a("foreign-disk", "root-disk"),
+        {"purpose": "rescue", "root": "disk.rescue"},
+    ),
+    (
+        "rescue-disk-in-the-clear",
+        *plain_disk("disk.rescue"),
+        a("disk"),
+        RESCUE,
+    ),
+    (
+        "plain-rescue-of-another-file",
+        *plain_disk("disk.swap"),
+        a("foreign-disk", "root-disk"),
+        PLAIN,
+    ),
+    (
+        "plain-rescue-without-its-disk",
+        "",
+        "",
+        a("root-disk"),
+        PLAIN,
+    ),
+    (
+        "plain-rescue-not-allowed",
+        *plain_disk("disk.rescue"),
+        a("foreign-disk"),
+        {},
+    ),
     (
         "other-instance",
         f"<uuid>{INSTANCE}</uuid>",
@@ -530,44 +632,53 @@ ROWS: list[Row] = [
         {},
     ),
     (
-        "config-drive",
-        *cdrom(f"{DIRECTORY}/disk.config"),
-        a("config-drive"),
-        {"config_drive": DRIVE},
+        "config-drive-not-on-record",
+        *more("disk.config", CDROM),
+        a("foreign-disk"),
+        {},
     ),
     (
-        "config-drive-of-manifest-only",
-        *cdrom(f"{DIRECTORY}/disk.config"),
+        "config-drive-in-the-clear",
+        *plain_drive(f"{DIRECTORY}/disk.config"),
         a("config-drive"),
-        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}, {}]},
+        CONFIG,
     ),
     (
         "config-drive-elsewhere",
-        *cdrom("/tmp/disk.config"),
+        *plain_drive("/tmp/disk.config"),
         a("foreign-disk"),
-        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
+        CONFIG,
+    ),
+    ("config-drive-writable", *more("disk.config"), a("config-drive"), CONFIG),
+    (
+        "config-drive-raw",
+        *more("disk.config", CDROM, form="raw"),
+        a("config-drive"),
+        CONFIG,
     ),
     (
-        "config-drive-writable",
-        *device(
-            '<disk type="file" device="disk"><driver '
-            'name="qemu" type="raw"/><source file="'
-            + DIRECTORY
-            + '/disk.config"/><target dev="vdb" bus="virtio"/></disk>'
-        ),
+        "config-drive-other-secret",
+        *more("disk.config", CDROM, secret=OTHER),
         a("config-drive"),
-        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
+        CONFIG,
     ),
     (
-        "config-drive-qcow2",
-        *device(
-            '<disk type="file" device="cdrom"><driver '
-            'name="qemu" type="qcow2"/><source file="'
-            + DIRECTORY
-            + '/disk.config"/><target dev="hda" bus="ide"/></disk>'
-        ),
-        a("config-drive"),
-        {"config_drive": DRIVE, "policies": [{"config_drives": [DRIVE]}]},
+        "swap-in-the-clear",
+        *plain_drive(f"{DIRECTORY}/disk.swap"),
+        a("disk"),
+        {"more": ["disk.swap"]},
+    ),
+    (
+        "swap-as-cdrom",
+        *more("disk.swap", CDROM),
+        a("disk"),
+        {"more": ["disk.swap"]},
+    ),
+    (
+        "ephemeral-of-another-key",
+        *more("disk.eph0", secret=OTHER),
+        a("disk"),
+        {"more": ["disk.eph0"]},
     ),
     (
         "empty-cdrom",

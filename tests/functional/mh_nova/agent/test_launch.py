@@ -11,7 +11,6 @@
 # under the License.
 """A launch as nova drives it, with real files, TLS and qemu tools."""
 
-import hashlib
 import os
 import resource
 import subprocess
@@ -28,7 +27,6 @@ from mh_core import jose
 from mh_core.audit import verify_chain
 from mh_core.errors import Conflict, Denied, MHError, NotFound, Unavailable
 from mh_core.image import luks1
-from mh_core.launch_policy import LaunchPolicy
 from mh_core.secret import Secret
 from mh_nova.agent.hashing import GrowingHash
 from mh_nova.agent.journal import read
@@ -530,26 +528,6 @@ def test_foreign_disk(world: World) -> None:
     assert world.secrets.ever == 0
     assert world.events()[-1] == "agent.admit.foreign-disk"
     world.start("start")
-
-
-def test_config_drive_by_its_digest(world: World, tmp_path: Path) -> None:
-    drive = os.urandom(4096)
-    digest = hashlib.sha256(drive).hexdigest()
-    world.tenant.launch_policy = LaunchPolicy(config_drives=(digest,))
-    world.tenant.manifest = world.tenant.describe().sign(world.tenant.signing)
-    world.make()
-    path = world.disk.with_name("disk.config")
-    xml = world.xml().replace(
-        "</devices>",
-        '<disk type="file" device="cdrom"><driver name="qemu" type="raw"/>'
-        f'<source file="{path}"/><target dev="hda" bus="ide"/></disk>'
-        "</devices>",
-    )
-    assert refused(world.start, xml=xml) == "agent.admit.config-drive"
-    path.write_bytes(drive + b"x")
-    assert refused(world.start, "start", xml) == "agent.admit.config-drive"
-    path.write_bytes(drive)
-    world.start("start", xml)
 
 
 def test_user_data(world: World) -> None:

@@ -26,9 +26,10 @@ from nova.compute import provider_tree as tree
 from nova.compute import task_states
 from nova.virt import driver as virt_driver
 from nova.virt.libvirt import imagecache
-from nova.virt.libvirt.driver import LibvirtDriver
+from nova.virt.libvirt.driver import InjectionInfo, LibvirtDriver
 from oslo_messaging import MessagingTimeout
 
+from mh_core.encoding import unb64u
 from mh_nova.hook import faults
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
@@ -230,17 +231,10 @@ def option(name: str, value: Any, group: str | None = None) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("changes", "info", "cause"),
     [
-        ({"config_drive": "True"}, None, "refused.config-drive"),
         ({"kernel_id": IMAGE}, None, "launch.kernel"),
         ({"ramdisk_id": IMAGE}, None, "launch.kernel"),
         ({"image_ref": ""}, None, "launch.volume"),
         ({}, {"block_device_mapping": [{"x": 1}]}, "launch.volume"),
-        (
-            {},
-            {"swap": {"device_name": "vdb", "swap_size": 64}},
-            "refused.swap",
-        ),
-        ({}, {"ephemerals": [{"size": 1}]}, "refused.ephemeral"),
     ],
 )
 def test_refused_before_anything_is_made(
@@ -259,29 +253,158 @@ def test_refused_before_anything_is_made(
     assert set(agent.verbs()) <= {"ours"}
 
 
+GIB = 1 << 30
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("swap", 64), ("ephemeral_gb", 1)]
+    ("changes", "flavor", "info", "names"),
+    [
+        ({}, {}, None, []),
+        ({}, {"swap": 64}, None, [("disk.swap", 64 << 20)]),
+        ({}, {"ephemeral_gb": 2}, None, [("disk.local", 2 * GIB)]),
+        (
+            {"config_drive": "True"},
+            {"ephemeral_gb": 3, "swap": 64},
+            {
+                "ephemerals": [{"size": 1}, {"size": 2}],
+                "swap": {"device_name": "vdd", "swap_size": 32},
+            },
+            [
+                ("disk.eph0", GIB),
+                ("disk.eph1", 2 * GIB),
+                ("disk.swap", 32 << 20),
+                ("disk.config", 0),
+            ],
+        ),
+    ],
 )
-def test_flavors_with_more_disks(
-    driver: Any, agent: FakeAgent, stock: Stock, name: str, value: int
+def test_more_disks_are_asked_for_with_the_root_disk(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    changes: dict[str, Any],
+    flavor: dict[str, int],
+    info: Any,
+    names: list[tuple[str, int]],
 ) -> None:
     stock.replace("spawn")
-    one = make_instance()
-    setattr(one.flavor, name, value)
-    with pytest.raises(exception.BuildAbortException, match=r"hook\.refused"):
+    one = make_instance(**changes)
+    for name, value in flavor.items():
+        setattr(one.flavor, name, value)
+    spawn(driver, one, info)
+    (request,) = agent.asked("prepare")
+    assert [
+        (disk["name"], disk["size"]) for disk in request["disks"][1:]
+    ] == names
+
+
+def test_files_are_not_left_out_without_a_word(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("spawn")
+    with pytest.raises(exception.BuildAbortException, match=r"launch\.files"):
+        driver.spawn(None, make_instance(), None, [("/x", b"y")], "", {})
+    assert stock.calls == []
+    driver.spawn(
+        None, make_instance(config_drive="True"), None, [("/x", b"y")], "", {}
+    )
+    assert stock.calls == ["spawn"]
+
+
+class Metadata:
+    """nova's InstanceMetadata, without a cloud to ask."""
+
+    def __init__(self, instance: Any, **more: Any) -> None:
+        self.more = more
+
+    def metadata_for_config_drive(self) -> Iterator[tuple[str, bytes]]:
+        yield "openstack/latest/user_data", b"user-data"
+        yield "openstack/2012-08-10/user_data", b"user-data"
+        yield (
+            "openstack/latest/meta_data.json",
+            repr(self.more["extra_md"]).encode(),
+        )
+
+
+@pytest.mark.parametrize("rescue", [False, True])
+def test_a_config_drive_goes_to_the_agent_and_to_no_file(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    where: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rescue: bool,
+) -> None:
+    monkeypatch.setattr(
+        "mh_nova.hook.operations.config_drive.instance_metadata."
+        "InstanceMetadata",
+        Metadata,
+    )
+    monkeypatch.setattr(
+        "nova.virt.configdrive.ConfigDriveBuilder.make_drive",
+        lambda *args: pytest.fail("written in the clear"),
+    )
+    stock.replace("_build_device_metadata")
+    injection = InjectionInfo(network_info=None, files=[], admin_pass="secret")
+    one = make_instance(config_drive="True")
+    driver._create_configdrive(None, one, injection, rescue=rescue)
+    (request,) = agent.asked("drive")
+    assert request["name"] == "disk.config" + (".rescue" if rescue else "")
+    files = {
+        path: unb64u(file["data"])
+        for file in request["files"]
+        for path in file["paths"]
+    }
+    assert len(request["files"]) == 2
+    assert files["openstack/latest/user_data"] == b"user-data"
+    assert b"secret" in files["openstack/latest/meta_data.json"]
+    assert list(where.iterdir()) == []
+    # a drive that is there stays
+    (where / INSTANCE).mkdir()
+    (where / INSTANCE / request["name"]).touch()
+    driver._create_configdrive(None, one, injection, rescue=rescue)
+    assert len(agent.asked("drive")) == 1
+    # and none where none is wanted
+    driver._create_configdrive(None, make_instance(), injection)
+    assert len(agent.asked("drive")) == 1
+
+
+def test_a_config_drive_that_is_refused_ends_the_launch(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "mh_nova.hook.operations.config_drive.instance_metadata."
+        "InstanceMetadata",
+        Metadata,
+    )
+    stock.replace("_build_device_metadata", "_create_guest", "spawn")
+    agent.answers["drive"] = no("agent.config-drive.pinned")
+    one = make_instance(config_drive="True")
+    injection = InjectionInfo(network_info=None, files=[], admin_pass="")
+    steps = {
+        "spawn": lambda driver: driver._create_guest(None, XML, one),
+        "_create_guest": lambda driver: driver._create_configdrive(
+            None, one, injection
+        ),
+    }
+    stock.during = lambda driver: steps.get(
+        stock.calls[-1], lambda driver: None
+    )(driver)
+    with pytest.raises(
+        exception.BuildAbortException, match=r"config-drive\.pinned"
+    ):
         spawn(driver, one)
-    assert set(agent.verbs()) <= {"ours"}
+    assert agent.verbs()[-2:] == ["started", "forget"]
+    assert agent.asked("started")[0]["ok"] is False
 
 
 def test_operators_options_that_would_leak(
     driver: Any, agent: FakeAgent, stock: Stock
 ) -> None:
     stock.replace("spawn")
-    with (
-        option("force_config_drive", True),
-        pytest.raises(exception.BuildAbortException, match="config-drive"),
-    ):
-        spawn(driver, make_instance())
     with (
         option("inject_partition", -1, "libvirt"),
         pytest.raises(exception.BuildAbortException, match="injection"),

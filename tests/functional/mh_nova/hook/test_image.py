@@ -26,6 +26,7 @@ from mh_nova.hook.backend import MHBackend
 from mh_nova.hook.image import MHImage
 from mh_nova.hook.launch import Launcher
 from mh_nova.hook.ours import Ours
+from mh_nova.hook.rescue import Rescues
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
     OTHER,
@@ -51,7 +52,9 @@ CONTEXT = nova_context.get_admin_context()
 @pytest.fixture
 def backend(agent: FakeAgent, glance: Glance) -> MHBackend:
     client = agent.client()
-    return MHBackend(True, client, Launcher(client), Ours(client))
+    return MHBackend(
+        True, client, Launcher(client), Ours(client), Rescues(client)
+    )
 
 
 def never(*args: Any, **kwargs: Any) -> None:
@@ -72,7 +75,7 @@ def cache(one: Any, instance: Any, size: int | None = None) -> None:
 
 def launch(backend: MHBackend, instance: Any) -> MHImage:
     one = backend.by_name(instance, "disk", disk_info_mapping=MAPPING)
-    with backend._launcher.launch(CONTEXT, instance):
+    with backend._launcher.launch(CONTEXT, instance, ()):
         cache(one, instance)
     assert isinstance(one, MHImage)
     return one
@@ -318,12 +321,39 @@ def test_growing_is_the_agents(backend: MHBackend, agent: FakeAgent) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["disk.swap", "disk.local", "disk.eph0", "disk.rescue", "kernel"]
+    "name", ["disk.info", "disk.eph", "disk.vtpm", "ramdisk", "kernel"]
 )
 def test_no_other_disk(backend: MHBackend, name: str) -> None:
     with pytest.raises(Denied) as caught:
         backend.by_name(make_instance(), name)
     assert caught.value.event == "hook.launch.disk"
+
+
+@pytest.mark.parametrize(
+    "name", ["disk.swap", "disk.local", "disk.eph0", "disk.rescue"]
+)
+def test_a_disk_that_the_agent_did_not_make(
+    backend: MHBackend, where: Path, name: str
+) -> None:
+    """Never made, and never formatted, by nova."""
+    instance = make_instance()
+    launch(backend, instance)
+    one = backend.by_name(instance, name, disk_info_mapping=MAPPING)
+    for plain in (False, True):
+        if plain:
+            Path(one.path).write_bytes(bytes(4096))
+        with pytest.raises(Denied) as caught:
+            one.cache(
+                fetch_func=never,
+                context=CONTEXT,
+                filename="swap_64",
+                size=64 << 20,
+                safe=True,
+            )
+        assert caught.value.event == "hook.image.overlay"
+    Path(one.path).unlink()
+    write_disk(one.path)
+    one.cache(fetch_func=never, context=CONTEXT, filename="x", size=1)
 
 
 def test_a_path_for_a_name(backend: MHBackend, where: Path) -> None:

@@ -28,7 +28,6 @@ from tests.functional.mh_nova.hook.conftest import (
     message,
 )
 from tests.unit.mh_nova.hook.fake_agent import (
-    INSTANCE,
     FakeAgent,
     no,
 )
@@ -135,37 +134,22 @@ def test_attach_volume(driver: Any, stock: Stock) -> None:
     assert stock.calls == []
 
 
-@pytest.mark.parametrize(
-    ("task", "name"),
-    [
-        (task_states.SHELVING, "agent.snapshot.policy"),
-        (task_states.RESCUING, "hook.refused.rescue"),
-    ],
-)
-def test_shelve_and_rescue_do_not_stop_the_guest(
+def test_shelve_does_not_stop_the_guest(
     driver: Any,
     stock: Stock,
     monkeypatch: pytest.MonkeyPatch,
-    task: str,
-    name: str,
 ) -> None:
     undone: list[str] = []
-    monkeypatch.setattr(restore, "vm_state", lambda i: undone.append("rescue"))
     monkeypatch.setattr(
         restore, "queued_image", lambda i: undone.append("shelve")
     )
-    stock.replace("power_off", "rescue")
-    one = make_instance(task_state=task)
+    stock.replace("power_off")
+    one = make_instance(task_state=task_states.SHELVING)
     with pytest.raises(exception.NovaException) as caught:
         driver.power_off(one, 60, 10)
-    assert message(caught.value).endswith(f"[{name}]")
+    assert message(caught.value).endswith("[agent.snapshot.policy]")
     assert stock.calls == []
-    assert undone == ["rescue" if task == task_states.RESCUING else "shelve"]
-    # the whole of what nova shows for a rescue keeps the event id
-    shown = exception.InstanceNotRescuable(
-        instance_id=INSTANCE, reason=f"Driver Error: {caught.value}"
-    )
-    assert message(shown).endswith(f"[{name}]")
+    assert undone == ["shelve"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@
 """A refused rescue and shelve, through nova's own manager methods and a
 real database; only what would need other services is left out."""
 
+import inspect
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -29,8 +30,8 @@ from nova.db.main import models
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_nova.hook import restore
-from tests.functional.mh_nova.hook.conftest import OTHER, Glance
-from tests.unit.mh_nova.hook.fake_agent import INSTANCE
+from tests.functional.mh_nova.hook.conftest import IMAGE, OTHER, Glance
+from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
 
 CONTEXT = nova_context.get_admin_context()
 
@@ -100,13 +101,15 @@ class Manager(manager.ComputeManager):
         self.image_api = None
         self.rt = SimpleNamespace(update_usage=lambda *args: None)
         self.share_manager = SimpleNamespace(
-            get_share_info=lambda context, instance: None,
+            get_share_info=lambda context, instance: objects.ShareMappingList(
+                objects=[]
+            ),
             mount_all=lambda *args: None,
             umount_all=lambda *args: None,
         )
 
     def _get_rescue_image(self, *args: Any) -> Any:
-        return None
+        return objects.ImageMeta.from_dict({"id": IMAGE, "properties": {}})
 
     def _get_instance_block_device_info(self, *args: Any, **kwargs: Any):  # type: ignore[no-untyped-def]
         return {}
@@ -150,11 +153,13 @@ def wait_for(state: str) -> tuple[str, str | None]:
 @pytest.mark.parametrize("state", [vm_states.ACTIVE, vm_states.STOPPED])
 def test_a_refused_rescue_leaves_the_server_as_it_was(
     driver: Any,
+    agent: FakeAgent,
     instance: objects.Instance,
     monkeypatch: pytest.MonkeyPatch,
     state: str,
 ) -> None:
     quiet(monkeypatch)
+    agent.answers["make-rescue"] = no("agent.rescue.stranger")
     instance.vm_state = state
     instance.save()
     # below nova's RPC decorators, of which reverts_task_state matters
@@ -173,7 +178,7 @@ def test_a_refused_rescue_leaves_the_server_as_it_was(
             rescue_image_ref=None,
             clean_shutdown=True,
         )
-    assert "hook.refused.rescue" in str(caught.value)
+    assert "agent.rescue.stranger" in str(caught.value)
     assert wait_for(state) == (state, None)
 
 
@@ -219,7 +224,7 @@ def test_a_refused_shelve_leaves_the_server_and_no_image(
 def test_somebody_elses_later_state_is_kept(
     instance: objects.Instance,
 ) -> None:
-    thread = restore.vm_state(instance, seconds=1.5)
+    thread = restore.vm_state(instance, instance.vm_state, seconds=1.5)
     assert thread is not None
     instance.vm_state = vm_states.ERROR
     instance.task_state = task_states.DELETING
@@ -232,15 +237,14 @@ def test_a_server_that_is_deleted_meanwhile(
     instance: objects.Instance,
 ) -> None:
     gone = SimpleNamespace(uuid=OTHER, vm_state=vm_states.ACTIVE)
-    thread = restore.vm_state(gone, seconds=5)
+    thread = restore.vm_state(gone, gone.vm_state, seconds=5)
     assert thread is not None
     thread.join(2)
     assert not thread.is_alive()
 
 
 def test_nothing_to_put_back(instance: objects.Instance) -> None:
-    instance.vm_state = vm_states.ERROR
-    assert restore.vm_state(instance) is None
+    assert restore.vm_state(instance, vm_states.ERROR) is None
 
 
 def test_a_glance_that_does_not_answer(
@@ -280,3 +284,28 @@ def test_a_snapshot_that_nobody_asked_for_is_refused_too(
         driver.snapshot(
             nova_context.get_admin_context(), instance, OTHER, None
         )
+
+
+def test_a_volume_is_refused_before_cinder_hears_of_it(
+    driver: Any, instance: objects.Instance
+) -> None:
+    """nova's API waits for this call; InvalidVolume is its 400."""
+    instance.task_state = None
+    instance.save()
+    with pytest.raises(exception.InvalidVolume) as caught:
+        inspect.unwrap(manager.ComputeManager.reserve_block_device_name)(
+            Manager(driver),
+            CONTEXT,
+            instance,
+            None,
+            OTHER,
+            None,
+            None,
+            None,
+            False,
+        )
+    assert "[hook.refused.attach-volume]" in str(caught.value)
+    bdms = objects.BlockDeviceMappingList.get_by_instance_uuid(
+        CONTEXT, INSTANCE
+    )
+    assert list(bdms) == []

@@ -50,15 +50,25 @@ def facts(changes: dict[str, Any] | None = None) -> Facts:
                 secret_uuid(INSTANCE, "disk", "overlay"),
                 (ROOT.base(IMAGE), secret_uuid(INSTANCE, "disk", "base")),
             ),
+            *(
+                ExpectedDisk(
+                    name,
+                    ROOT.disk(INSTANCE, name),
+                    secret_uuid(INSTANCE, name, "overlay"),
+                    None,
+                    read_only=name.startswith("disk.config"),
+                )
+                for name in changes.get("more", [])
+            ),
         ),
         policies=tuple(
             LaunchPolicy.parse(one) for one in changes.get("policies", [{}])
         ),
-        config_drive=ROOT.disk(INSTANCE, "disk.config"),
-        config_drive_sha256=changes.get("config_drive", ""),
         user_data_digest=changes.get("user_data", ""),
         console_log=ROOT.disk(INSTANCE, "console.log"),
         emulators=("/usr/bin/qemu-system-x86_64",),
+        root=changes.get("root", "disk"),
+        plain=changes.get("plain", ""),
     )
 
 

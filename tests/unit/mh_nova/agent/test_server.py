@@ -202,7 +202,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "make": {"instance": I, "downloaded": True},
     "disks": {"instance": I},
     "start": {"instance": I, "xml": "<domain/>", "purpose": "start"},
+    "drive": {
+        "instance": I,
+        "name": "disk.config",
+        "files": [{"paths": ["openstack/latest/user_data"], "data": "eA"}],
+    },
     "started": {"instance": I, "ok": True},
+    "make-rescue": {"instance": I, "downloaded": True},
+    "allow-plain-rescue": {"instance": I},
     "ours": {"instance": I},
     "suspend": {"instance": I},
     "cache": {"image": I, "manifest": "a.b.c", "stage": "begin"},
@@ -222,6 +229,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "describe": {"instance": I},
     "resize": {"instance": I, "disk": "disk", "size": 1},
     "arrived": {"instance": I},
+}
+
+
+GOOD["prepare-rescue"] = GOOD["prepare"] | {
+    "purpose": "rescue",
+    "disks": [{"name": "disk.rescue", "size": 1}],
 }
 
 
@@ -269,7 +282,8 @@ def test_one_member_less_or_odd(path: str, verb: str, name: str) -> None:
         [{"name": "disk", "size": 1}] * 2,
         [{"name": "disk.swap", "size": 1}],
         [{"name": "../disk", "size": 1}],
-        [{"name": "disk.config", "size": 1}, {"name": "disk", "size": 1}],
+        [{"name": "disk.info", "size": 1}, {"name": "disk", "size": 1}],
+        [{"name": "disk.rescue", "size": 1}, {"name": "disk", "size": 1}],
         [{"name": "disk", "size": -1}],
         [{"name": "disk", "size": 1, "path": "x"}],
         [{"name": f"disk.eph{i}", "size": 1} for i in range(17)],

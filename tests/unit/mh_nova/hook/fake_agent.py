@@ -104,6 +104,10 @@ class FakeAgent:
             "describe": {"ok": True, **DESCRIBED},
             "resize": {"ok": True},
             "arrived": {"ok": True},
+            "drive": {"ok": True},
+            "prepare-rescue": {"ok": True},
+            "make-rescue": {"ok": True, "disks": []},
+            "allow-plain-rescue": {"ok": True},
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)

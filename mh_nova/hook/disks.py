@@ -1,0 +1,91 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Which disks an instance has beside its root disk, as nova counts them."""
+
+import os
+import re
+import struct
+from typing import Any
+
+from nova.virt import configdrive
+from nova.virt import driver as virt_driver
+from nova.virt.libvirt import blockinfo
+from nova.virt.libvirt import utils as libvirt_utils
+
+ROOT = "disk"
+CONFIG = "disk.config"
+RESCUE = "disk.rescue"
+#: Every name of a disk that an instance of ours may have.
+NAME = re.compile(
+    r"disk(\.(local|swap|eph[0-9]{1,3}|rescue|config(\.rescue)?))?"
+)
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+#: Name and virtual size in bytes; 0 where only its making will tell.
+Disks = tuple[tuple[str, int], ...]
+
+
+def wanted(instance: Any, block_device_info: Any) -> Disks:
+    """For an instance that is to be built.
+
+    As ``blockinfo.get_disk_mapping`` and ``LibvirtDriver._create_image``:
+    block device mappings first, the flavor where there are none.
+    """
+    found: list[tuple[str, int]] = []
+    ephemerals = virt_driver.block_device_info_get_ephemerals(
+        block_device_info
+    )
+    if instance.flavor.ephemeral_gb and not ephemerals:
+        found.append(("disk.local", instance.flavor.ephemeral_gb * _GIB))
+    for number, ephemeral in enumerate(ephemerals):
+        found.append(
+            (blockinfo.get_eph_disk(number), ephemeral["size"] * _GIB)
+        )
+    swap = virt_driver.block_device_info_get_swap(block_device_info)
+    size = instance.flavor.swap or 0
+    if virt_driver.swap_is_usable(swap):
+        size = swap["swap_size"]
+    if size:
+        found.append(("disk.swap", size * _MIB))
+    if configdrive.required_by(instance):
+        found.append((CONFIG, 0))
+    return tuple(found)
+
+
+def there(instance: Any) -> Disks:
+    """For an instance that was built: the files in its directory.
+
+    Their headers are a claim; the agent compares them with its own.
+    """
+    directory = libvirt_utils.get_instance_path(instance)
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return ()
+    return tuple(
+        (name, virtual_size(os.path.join(directory, name)))
+        for name in names
+        if NAME.fullmatch(name)
+        and name != ROOT
+        and not name.endswith(".rescue")
+    )
+
+
+def virtual_size(path: str) -> int:
+    """What a qcow2 header says, bytes; 0 where there is none."""
+    with open(path, "rb") as disk:
+        head = disk.read(32)
+    if len(head) < 32 or head[:4] != b"QFI\xfb":
+        return 0
+    (size,) = struct.unpack(">Q", head[24:])
+    return int(size)

@@ -1,0 +1,47 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""From nova's objects to the shape of a launch, which is then judged."""
+
+from typing import Any
+
+import nova.conf
+from nova.virt import configdrive
+from nova.virt import driver as virt_driver
+
+from mh_nova.hook import firmware, shape
+
+CONF = nova.conf.CONF
+
+
+def check(
+    instance: Any,
+    block_device_info: Any,
+    share_info: Any = None,
+    files: Any = None,
+) -> None:
+    """
+    :param files: to be injected.
+    :raises Denied: as ``firmware.check`` and ``shape.check``.
+    """
+    firmware.check(instance)
+    volumes = virt_driver.block_device_info_get_mapping(block_device_info)
+    shape.check(
+        shape.LaunchShape(
+            virt_type=CONF.libvirt.virt_type,
+            image_backed=bool(instance.image_ref),
+            volumes=len(volumes),
+            kernel=bool(instance.kernel_id or instance.ramdisk_id),
+            injection=CONF.libvirt.inject_partition != -2,
+            files=bool(files) and not configdrive.required_by(instance),
+            shares=len(share_info or ()),
+        )
+    )
