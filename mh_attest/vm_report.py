@@ -138,6 +138,7 @@ def report(
             claims=request.claims.to_dict(),
             evidence=request.evidence,
             now=now,
+            kept=service.conf.database.vm_reports_kept,
         )
 
     try:

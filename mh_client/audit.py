@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mh_client import times
+from mh_core import lease
 
 GRANTED = "kms.release.granted"
 _RELEASE = "kms.release."
@@ -47,6 +48,11 @@ class Entry:
     def release(self) -> bool:
         """About a key release."""
         return self.event.startswith(_RELEASE)
+
+    @property
+    def of_key(self) -> bool:
+        """About a key, not about a lease whose keys are long there."""
+        return self.purpose not in lease.PURPOSES
 
     @property
     def granted(self) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mh_client.config import KmsConfig
+from mh_client.leases import Tenure
 from mh_client.rest import Rest
 from mh_core import jose
 from mh_core.errors import Conflict, InputError, NotFound, VerificationError
@@ -233,6 +234,26 @@ class Kms:
         expires: Any = fields.take("expires_at", object)
         fields.end()
         return Ticket(Secret(text.encode()), str(expires))
+
+    def tenure(self, key_id: str, instance: str) -> Tenure:
+        """Which hosts run an instance, and until when they may."""
+        path = f"/v1/keys/{key_id}/instances/{instance}"
+        return Tenure.parse(self._rest.call("GET", path))
+
+    def revoke(self, key_id: str, instance: str, revoked: bool) -> Tenure:
+        """End every lease of an instance and allow no other, or undo it.
+
+        :raises VerificationError: ``client.kms.revoke``: the server did not
+            do so.
+        """
+        path = f"/v1/keys/{key_id}/instances/{instance}"
+        answer = self._rest.call("PUT", path, {"revoked": revoked})
+        tenure = Tenure.parse(answer)
+        if (tenure.instance, tenure.revoked) != (instance, revoked):
+            raise VerificationError(
+                EVENT + ".revoke", "the key server answers something else"
+            )
+        return tenure
 
     def audit(self, key_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Records of one key behind number ``after``, newest last."""

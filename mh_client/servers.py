@@ -19,6 +19,7 @@ from mh_client.attest import Attest
 from mh_client.audit import Entry, entry
 from mh_client.images import Images, TrustedImage
 from mh_client.kms import Kms
+from mh_client.leases import Tenure
 from mh_client.nova import Nova, Server
 from mh_client.reports import Judgement, judge
 from mh_core.errors import MHError, NotFound
@@ -42,6 +43,7 @@ class Finding:
     :param decisions: of the key server about this instance, oldest first.
     :param hosts: where no host was found, what the attestation server says
         of each.
+    :param tenure: which hosts may run it, as the key server says.
     """
 
     server: Server
@@ -50,6 +52,7 @@ class Finding:
     decisions: tuple[Entry, ...]
     problem: str = ""
     hosts: tuple[str, ...] = ()
+    tenure: Tenure | None = None
 
     @property
     def verified(self) -> bool:
@@ -91,7 +94,7 @@ class Servers:
         """Key releases to one instance, oldest first."""
         for record in self.kms.audit(key_id, after):
             one = entry(record)
-            if one.instance == instance and one.release:
+            if one.instance == instance and one.release and one.of_key:
                 yield one
 
     def judge(self, server: Server, image: TrustedImage) -> Judgement | None:
@@ -157,6 +160,7 @@ class Servers:
         image: TrustedImage | None = None
         judgement: Judgement | None = None
         decisions: tuple[Entry, ...] = ()
+        tenure: Tenure | None = None
         problems = []
         try:
             image = self.images.show(server.image)
@@ -171,6 +175,10 @@ class Servers:
             except MHError as exc:
                 problems.append(f"key server: {exc}")
             try:
+                tenure = self.kms.tenure(image.properties.key_id, server.id)
+            except MHError as exc:
+                problems.append(f"lease: {exc}")
+            try:
                 judgement = self.judge(server, image)
             except MHError as exc:
                 problems.append(f"report: {exc}")
@@ -182,7 +190,26 @@ class Servers:
             decisions,
             "; ".join(problems),
             tuple(hosts),
+            tenure,
         )
+
+    def revoke(self, name: str, key: str | None, revoked: bool) -> Tenure:
+        """No host may start the server, or go on with it past its lease.
+
+        :param name: id or name; a server that nova no longer shows by id.
+        :param key: id of its key, where its image is gone.
+        :raises MHError: no such server or image; the key server's answer.
+        """
+        try:
+            server = self.nova.find(name)
+        except NotFound:
+            if key is None:
+                raise
+            instance = name
+        else:
+            instance = server.id
+            key = key or self.images.show(server.image).properties.key_id
+        return self.kms.revoke(key, instance, revoked)
 
     def why_no_host(self) -> list[str]:
         """What the attestation server says of each host, if we may ask."""

@@ -39,7 +39,7 @@ def build(conf: cfg.ConfigOpts) -> Parts:
         origin=conf.kms.origin,
         origins=frozenset((conf.kms.origin, *conf.kms.accepted_origins)),
         database=database,
-        ledger=Ledger(database, time.time),
+        ledger=Ledger(database, time.time, kept=conf.kms.audit_kept),
         key_store=key_store,
         transport=transport.load(database, key_store),
         attestor=attestors.load(conf),

@@ -131,7 +131,9 @@ def decide_lease(
                     if name != "purpose":
                         check(name, facts, parts)
             _act(entry, request, lease, policy, trail)
-            number = trail.write(entry, f"{EVENT}.{_DONE[request.purpose]}")
+            number = trail.write(
+                entry, f"{EVENT}.{_DONE[request.purpose]}", routine=True
+            )
     except MHError as exc:
         raise refuse(parts.ledger, trail, exc) from exc
     # 9

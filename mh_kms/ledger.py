@@ -28,7 +28,8 @@ from typing import Any
 from mh_core import audit
 from mh_core.encoding import parse_json
 from mh_core.errors import VerificationError
-from mh_kms.db.connection import Database
+from mh_kms.db import retention
+from mh_kms.db.connection import Database, Row
 
 
 class Transaction:
@@ -46,12 +47,32 @@ class Transaction:
         seq: int,
         head: bytes,
         now: int,
+        kept: int,
     ) -> None:
         self.connection = connection
         self.now = now
+        self._kept = kept
         self.chain, self.seq, self.head = chain, seq, head
 
-    def record(self, event: str, key_id: str, **facts: Any) -> str:
+    def routine(self, event: str, key_id: str, **facts: Any) -> str:
+        """Add a record of what a host may repeat as often as it likes; the
+        oldest of a key's go when there are too many (``retention``)."""
+        bucket = retention.bucket(self.connection, key_id)
+        number = self.record(event, key_id, bucket=bucket, **facts)
+        gone = retention.prune(self.connection, bucket, self._kept)
+        if gone:
+            self.record(
+                retention.PRUNED,
+                key_id,
+                bucket=retention.pruned_bucket(bucket),
+                count=sum(last - first + 1 for _, first, last in gone),
+                ranges=[list(one) for one in gone],
+            )
+        return number
+
+    def record(
+        self, event: str, key_id: str, bucket: str = "", **facts: Any
+    ) -> str:
         """Add a record; no secret may be in it.
 
         :returns: ``<chain>#<seq>``.
@@ -62,9 +83,9 @@ class Transaction:
         self.seq += 1
         self.head = audit.link(self.head, record)
         self.connection.execute(
-            "insert into audit (chain, seq, key_id, record, hash)"
-            " values (?, ?, ?, ?, ?)",
-            (self.chain, self.seq, key_id, record, self.head),
+            "insert into audit (chain, seq, key_id, record, hash, bucket)"
+            " values (?, ?, ?, ?, ?, ?)",
+            (self.chain, self.seq, key_id, record, self.head, bucket),
         )
         return f"{self.chain}#{self.seq}"
 
@@ -74,6 +95,7 @@ class Ledger:
 
     :param clock: seconds since the epoch.
     :param name: makes the name of a chain.
+    :param kept: routine records of each key that are kept.
     """
 
     def __init__(
@@ -81,8 +103,10 @@ class Ledger:
         database: Database,
         clock: Callable[[], float],
         name: Callable[[], str] = lambda: str(uuid.uuid4()),
+        kept: int = retention.KEPT,
     ) -> None:
         self.database = database
+        self._kept = kept
         self._clock = clock
         self._name = name
         self._lock = threading.Lock()
@@ -105,6 +129,7 @@ class Ledger:
                     self._seq,
                     self._head,
                     int(self._clock()),
+                    self._kept,
                 )
                 yield one
             # Committed: only now does the chain go on from here.
@@ -136,28 +161,68 @@ def records(
 
 
 def verify(database: Database) -> tuple[int, int]:
-    """Walk every chain.
+    """Walk every chain; where records were let go of, a record must say so.
 
     That records are missing from the *end* of a chain does not show.
 
-    :returns: chains, records.
+    :returns: chains, records that are there.
     :raises VerificationError: ``core.audit.chain``.
     """
     total = 0
-    chains = database.fetch_all("select distinct chain from audit")
+    chains = database.fetch_all(
+        "select chain from audit union select chain from audit_holes"
+    )
+    told = retention.Ranges()
+    holes = retention.Ranges()
     for (chain,) in chains:
         rows = database.fetch_all(
             "select seq, record, hash from audit where chain = ? order by seq",
             (chain,),
         )
-        whole = [row[0] for row in rows] == list(range(1, len(rows) + 1))
+        gaps = database.fetch_all(
+            "select first, last, hash from audit_holes where chain = ?"
+            " order by first",
+            (chain,),
+        )
         # Only an editor's hand makes text of them.
-        if not whole or not all(
-            isinstance(value, bytes) for row in rows for value in row[1:]
-        ):
-            raise VerificationError(
-                "core.audit.chain", "a record was changed or is missing"
-            )
-        audit.verify_chain((row[1], row[2]) for row in rows)
+        blobs = [row[1] for row in rows] + [row[2] for row in rows + gaps]
+        if not all(isinstance(blob, bytes) for blob in blobs):
+            raise _broken()
+        _walk(rows, gaps)
+        for first, last, _ in gaps:
+            holes.add(chain, first, last)
+        for _, record, _ in rows:
+            told.read(record)
         total += len(rows)
+    if not holes.within(told):
+        raise _broken()
     return len(chains), total
+
+
+def _walk(rows: list[Row], gaps: list[Row]) -> None:
+    """Rows and gaps of one chain, from 1 on without anything missing."""
+    head, seq = audit.GENESIS, 1
+    left = {first: (last, digest) for first, last, digest in gaps}
+    for number, record, digest in rows:
+        while seq in left:
+            last, head = left.pop(seq)
+            if last < seq:
+                raise _broken()
+            seq = last + 1
+        if number != seq:
+            raise _broken()
+        head = audit.verify_chain([(record, digest)], head)
+        seq += 1
+    while seq in left:
+        last, head = left.pop(seq)
+        if last < seq:
+            raise _broken()
+        seq = last + 1
+    if left:
+        raise _broken()
+
+
+def _broken() -> VerificationError:
+    return VerificationError(
+        "core.audit.chain", "a record was changed or is missing"
+    )

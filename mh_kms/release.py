@@ -87,8 +87,16 @@ class Trail:
     def result(self, result: AttestationResult) -> None:
         self.facts |= {"level": result.level, "issuer": result.issuer}
 
-    def write(self, entry: Transaction, event: str, cause: str = "") -> str:
-        return entry.record(
+    def write(
+        self,
+        entry: Transaction,
+        event: str,
+        cause: str = "",
+        routine: bool = False,
+    ) -> str:
+        """:param routine: a host may cause it as often as it likes."""
+        write = entry.routine if routine else entry.record
+        return write(
             event,
             self.key_id,
             detail=cause,
@@ -108,7 +116,9 @@ def refuse(ledger: Ledger, trail: Trail, error: MHError) -> MHError:
                 nonces.spend(
                     entry.connection, trail.nonce, trail.key_id, entry.now
                 )
-            number = trail.write(entry, error.event, detail(error))
+            number = trail.write(
+                entry, error.event, detail(error), routine=True
+            )
     except Unavailable as exc:
         return Unavailable("kms.release.audit", exc.message)
     return Refused(error, number)

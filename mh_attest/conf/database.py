@@ -30,6 +30,14 @@ OPTS = [
         max=60,
         help="Seconds to wait for a lock of another process on SQLite.",
     ),
+    cfg.IntOpt(
+        "vm_reports_kept",
+        default=32,
+        min=1,
+        max=1000,
+        help="VM reports kept of each host about each instance, the newest. "
+        "32 of an instance are listed.",
+    ),
 ]
 
 

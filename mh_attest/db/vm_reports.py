@@ -56,7 +56,12 @@ def add(
     claims: dict[str, Any],
     evidence: dict[str, Any],
     now: int,
+    kept: int = LISTED,
 ) -> None:
+    """Store a report; of one host about one instance the newest stay.
+
+    Of one host: which instance a report is about is the host's claim.
+    """
     connection.execute(
         sa.insert(vm_reports).values(
             instance=claims["instance"],
@@ -67,6 +72,20 @@ def add(
             evidence=canonical_json(evidence).decode(),
             created_at=now,
         )
+    )
+    same = sa.and_(
+        vm_reports.c.instance == claims["instance"],
+        vm_reports.c.host == host,
+    )
+    newest = (
+        sa.select(vm_reports.c.id)
+        .where(same)
+        .order_by(vm_reports.c.id.desc())
+        .limit(kept)
+    )
+    oldest = connection.execute(newest).scalars().all()[-1]
+    connection.execute(
+        sa.delete(vm_reports).where(same, vm_reports.c.id < oldest)
     )
 
 

@@ -12,6 +12,7 @@
 """``openstack trusted server …``."""
 
 import argparse
+import time
 from typing import Any
 
 from mh_client.commands.base import ShowOne, columns, key_value, number
@@ -41,6 +42,13 @@ def _reason(found: Finding) -> str:
     told = found.server.metadata.get(REFUSED, "")
     if told and found.server.status != RUNNING:
         words.append(told)
+    if (
+        found.server.status != RUNNING
+        and found.tenure is not None
+        and found.tenure.leases
+        and found.tenure.ended(time.time())
+    ):
+        words.append("no host may run it: " + found.tenure.text(time.time()))
     if found.refusal is not None:
         last = found.refusal
         text = f"key refused for {last.purpose} at {last.time}"
@@ -64,6 +72,7 @@ def _shown(found: Finding) -> Any:
     verdicts = {check.name: str(check) for check in checks}
     for name in CHECKS:
         out[f"check_{name}"] = verdicts.get(name, "not made")
+    out["lease"] = found.tenure.text(time.time()) if found.tenure else ""
     out["last_key_decision"] = (
         f"{last.time} {last.purpose} {last.host} [{last.event}]"
         if last
@@ -169,3 +178,44 @@ class ShowServer(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         return _shown(self.trusted.servers.show(parsed_args.server))
+
+
+class RevokeServer(ShowOne):
+    """Let no host run a server any longer.
+
+    Its keys go to no host from now on. A host that runs it stops it when
+    its lease ends, if the release policy of the key sets one; without a
+    lease it runs until it is stopped.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "server",
+            metavar="<server>",
+            help="Server (id or name; its id where nova no longer shows it)",
+        )
+        parser.add_argument(
+            "--key",
+            metavar="<key-id>",
+            help="Id of its key, where its image is gone",
+        )
+        parser.add_argument(
+            "--undo",
+            action="store_true",
+            help="Allow it again; it must be started anew",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        args = parsed_args
+        tenure = self.trusted.servers.revoke(
+            args.server, args.key, not args.undo
+        )
+        return columns(
+            {
+                "id": tenure.instance,
+                "revoked": tenure.revoked,
+                "lease": tenure.text(time.time()),
+            }
+        )

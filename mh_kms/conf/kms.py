@@ -59,4 +59,17 @@ name besides the built-in ones (level, project, purpose, manifest, tags),
 which always run. The server does not start if one does not load.
 """,
     ),
+    cfg.IntOpt(
+        "audit_kept",
+        default=1000,
+        min=10,
+        max=1000000,
+        help="""
+Refused releases, and what hosts ask and tell about leases: so many records of
+each key are kept, the newest (up to a tenth more between two clean-ups).
+Hosts, and whoever can reach this server, cause them at will. Everything else
+(releases, changes of keys, moves of leases) is kept for ever; the chains go
+on verifying, and ``kms.audit.pruned`` says what went.
+""",
+    ),
 ]

@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from mh_core.errors import MHError, Unavailable
 from mh_kms.db.connection import PREFIX, Database
 
-HEAD = "0004"
+HEAD = "0005"
 
 
 def sync(path: str) -> None:

@@ -137,9 +137,23 @@ AUDIT = Table(
     Column("key_id", String(36), nullable=False),
     Column("record", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    # whose routine records it is counted with; empty: it stays for ever
+    Column("bucket", String(64), nullable=False, server_default=""),
     UniqueConstraint("chain", "seq"),
     Index("ix_audit_key_id", "key_id", "number"),
+    Index("ix_audit_bucket", "bucket", "number"),
     sqlite_autoincrement=True,
+)
+
+#: Places of records that went; ``hash`` is that of the last one.
+AUDIT_HOLES = Table(
+    "audit_holes",
+    METADATA,
+    Column("chain", String(36), nullable=False),
+    Column("first", Integer, nullable=False),
+    Column("last", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("chain", "first"),
 )
 
 TOKENS = Table(

@@ -42,19 +42,25 @@ class Wrapped:
     """A JWE that has not been opened.
 
     :param obtained: seconds, monotonic.
+    :param asked: seconds of boot time: a lease counts from then.
     """
 
     jwe: str
     obtained: float
+    asked: float
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A release that passed every check of ``release``."""
+    """A release that passed every check of ``release``.
+
+    :param asked: as of what was opened.
+    """
 
     request: KeyRequest
     payload: ReleasePayload
     opened: float
+    asked: float
 
     def fresh(self) -> bool:
         return time.monotonic() - self.opened < MAX_AGE

@@ -155,6 +155,13 @@ AGENT_OPTS = [
         help="The agent's own connection to libvirt.",
     ),
     cfg.StrOpt(
+        "libvirt_run_dir",
+        default="/run/libvirt/qemu",
+        help="Where libvirt keeps the pid files of its guests. A guest whose "
+        "lease has ended, and which libvirt does not stop in time, is found "
+        "there and killed.",
+    ),
+    cfg.StrOpt(
         "libvirt_domain_dir",
         default="/var/lib/libvirt/qemu",
         help="Where libvirt keeps its per-domain directories with their "

@@ -27,6 +27,7 @@ from mh_core.request import Disk, KeyRequest
 from mh_nova.agent.attempt import MAX_AGE, Attempt, Opened, Wrapped
 from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.kms import KeyUrl, KmsClient
+from mh_nova.agent.lease_store import boottime
 from mh_nova.agent.release import open_release
 from mh_nova.agent.store import InstanceRecord
 
@@ -99,8 +100,9 @@ class Keys:
         return self._pool.submit(fetch)
 
     def _fetch(self, attempt: Attempt) -> Wrapped:
+        asked = boottime()
         jwe = self._kms.fetch(attempt.url, attempt.request)
-        return Wrapped(jwe, time.monotonic())
+        return Wrapped(jwe, time.monotonic(), asked)
 
     def open(self, attempt: Attempt) -> Opened:
         """At the gate: wait for the answer, ask again where it is older
@@ -126,6 +128,8 @@ class Keys:
             self._prover.unwrap,
             int(self._clock()),
         )
-        attempt.opened = Opened(attempt.request, payload, time.monotonic())
+        attempt.opened = Opened(
+            attempt.request, payload, time.monotonic(), wrapped.asked
+        )
         attempt.measured = None
         return attempt.opened

@@ -20,7 +20,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from mh_core.encoding import b64u, canonical_json, parse_json
@@ -223,27 +223,56 @@ class KmsClient:
     def _fetch_native(
         self, server: Server, url: KeyUrl, request: KeyRequest
     ) -> str:
+        fields, _nonce = self._prove(
+            server, url, "/release", request.to_dict(), request.digest()
+        )
+        return _jwe(_only(fields, "jwe"))
+
+    def ask_lease(
+        self, url: KeyUrl, request: dict[str, Any], digest: bytes
+    ) -> tuple[str, bytes]:
+        """Ask about a lease: the answer, unverified, and the nonce.
+
+        :param url: from :meth:`check_url`.
+        :param request: and its digest, of ``mh_core.lease``.
+        :raises MHError: as :meth:`fetch`.
+        """
+        server = self._server(url)
+        try:
+            fields, nonce = self._prove(
+                server,
+                replace(url, path=f"/v1/keys/{url.key_id}"),
+                "/lease",
+                request,
+                digest,
+            )
+            return _only(fields, "lease"), nonce
+        finally:
+            server.close()
+
+    def _prove(
+        self,
+        server: Server,
+        url: KeyUrl,
+        what: str,
+        request: dict[str, Any],
+        digest: bytes,
+    ) -> tuple[Fields, bytes]:
+        """A challenge, and the request with this host's evidence over it."""
         with self._turns.setdefault(str(url.origin), threading.Lock()):
             nonce = self._challenge(server, url.path)
-            evidence = self._prover.release_evidence(nonce, request.digest())
+            evidence = self._prover.release_evidence(nonce, digest)
         body = {
             "nonce": b64u(nonce),
-            "request": request.to_dict(),
+            "request": request,
             "evidence": evidence.to_dict(),
         }
         fields = _answer(
             server.post(
-                url.path + "/release",
-                canonical_json(body),
-                "application/json",
+                url.path + what, canonical_json(body), "application/json"
             )
         )
-        try:
-            jwe = fields.text("jwe", maximum=128 * 1024)
-            fields.end()
-        except InputError as exc:
-            raise Denied(EVENT + ".answer", exc.message) from exc
-        return _jwe(jwe)
+        return fields, nonce
 
     def _fetch_compat(
         self, server: Server, url: KeyUrl, request: KeyRequest
@@ -270,6 +299,16 @@ def _nonce(fields: Fields) -> bytes:
     except InputError as exc:
         raise Denied(EVENT + ".answer", exc.message) from exc
     return nonce
+
+
+def _only(fields: Fields, name: str) -> str:
+    """The one member of an answer."""
+    try:
+        text = fields.text(name, maximum=128 * 1024)
+        fields.end()
+    except InputError as exc:
+        raise Denied(EVENT + ".answer", exc.message) from exc
+    return text
 
 
 def _jwe(text: str) -> str:

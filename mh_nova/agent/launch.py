@@ -19,7 +19,10 @@ them, and writes every decision to the audit log before it acts on it.
 """
 
 import threading
+from typing import Any
 
+from mh_core.errors import InputError, NotFound
+from mh_core.request import Disk
 from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.migrate import Migrating
 from mh_nova.agent.move import Moving
@@ -68,14 +71,33 @@ class Launcher(
             self._side.expire()
             self._p.bases.prune()
 
+    def lease(self, instance: str) -> dict[str, Any]:
+        """For people; see :meth:`mh_nova.agent.lease.Leases.facts`."""
+        return self._p.leases.facts(instance)
+
     def forget(self, instance: str) -> None:
         """The instance is gone: secrets, record, what is under way."""
         # without the instance's turn, which the copy's end may wait for
         self._jobs.end(instance)
         with self._attempts.own(instance):
             self._give_up(instance)
+            self._owe_receipt(instance)
             self._p.store.drop_instance(instance)
             self._side.forget(instance)
             self._p.journal.write(
                 EVENT + ".forgotten", instance, durable=False
             )
+
+    def _owe_receipt(self, instance: str) -> None:
+        lease = self._p.leases.take(instance)
+        if lease is None:
+            return
+        try:
+            record = self._p.store.instance(instance)
+        except (NotFound, InputError):
+            disks: tuple[Disk, ...] = ()
+        else:
+            disks = tuple(
+                Disk(disk.name, disk.luks_uuid) for disk in record.disks
+            )
+        self._p.receipts.owe(lease, disks)

@@ -154,6 +154,8 @@ class Making(Work):
                 "agent.make.base", "a new disk lies over its image's base"
             )
         self._p.bases.leave(record.image, record.instance)
+        # the key server holds this host to be the instance's from now on
+        self._p.leases.begin(record, str(attempt.url.origin), opened)
         self._drives_allowed(record, opened, measured)
         for disk in record.disks:
             if disk.drive and not disk.size:

@@ -21,10 +21,12 @@ from mh_nova.agent.guard import Guard
 from mh_nova.agent.interfaces import Handover, Prover
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient
+from mh_nova.agent.lease import Leases
 from mh_nova.agent.measurers.base import Measurer
 from mh_nova.agent.migration_tls import MigrationTls
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.paths import Root
+from mh_nova.agent.receipts import Receipts
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.secrets import Keeper, Libvirt
 from mh_nova.agent.store import Store
@@ -46,6 +48,8 @@ class Parts:
     guard: Guard
     reporter: Reporter
     measurers: Mapping[str, Measurer]
+    leases: Leases
+    receipts: Receipts
     clock: Callable[[], float] = time.time
     #: None: nothing that needs a running guest is possible.
     libvirt: Libvirt | None = None

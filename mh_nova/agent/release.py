@@ -22,13 +22,16 @@ Steps, with the id each refuses by:
    is an overlay key for exactly the disks asked for
    (``agent.release.binding``);
 4. it was issued now (``agent.release.time``);
-5. it asks for nothing this version cannot enforce (``agent.release.lease``).
+5. a lease comes with the key that its renewals are signed by, and with an
+   id (``agent.release.lease``).
 """
 
 import hmac
+import re
 from collections.abc import Callable
 
 from mh_core.errors import Denied, InputError, Unavailable, VerificationError
+from mh_core.lease import LEASE_ID
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
 
@@ -83,9 +86,8 @@ def open_release(
     if abs(now - payload.issued_at) > MAX_SKEW:
         raise Denied(EVENT + ".time", "the release was not made just now")
     # 5
-    if payload.lease:
-        raise Denied(
-            EVENT + ".lease",
-            "the key's policy sets a lease, which this agent cannot enforce",
-        )
+    if (payload.lease or payload.signing_jwk) and not (
+        payload.signing_jwk and re.fullmatch(LEASE_ID, payload.audit)
+    ):
+        raise Denied(EVENT + ".lease", "the lease could not be renewed")
     return payload

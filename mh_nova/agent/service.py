@@ -22,16 +22,21 @@ from mh_core.errors import InputError
 from mh_nova.agent import stream_server
 from mh_nova.agent.bases import Bases
 from mh_nova.agent.guard import Guard
+from mh_nova.agent.guests import Guests
 from mh_nova.agent.interfaces import Prover
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient, PendingRequests
 from mh_nova.agent.launch import Launcher
+from mh_nova.agent.lease import Leases
+from mh_nova.agent.lease_client import LeaseClient
+from mh_nova.agent.lease_store import LeaseStore
 from mh_nova.agent.measurers.base import Measurer
 from mh_nova.agent.migration_tls import MigrationTls
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.paths import Root
+from mh_nova.agent.receipts import Receipts, disks_there
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.secrets import Libvirt, Secrets
 from mh_nova.agent.server import Server
@@ -119,11 +124,22 @@ class Service:
         self._reporter = Reporter(conf, prover, self.journal)
         guard = Guard(conf, prover)
         self.migration = MigrationTls(conf, prover)
+        kms = KmsClient(conf, prover, self.pending)
+        leases = LeaseStore(state)
+        self._leases = Leases(
+            leases,
+            Guests(self._libvirt, conf.agent.libvirt_run_dir),
+            self.journal,
+            asker=LeaseClient(kms),
+        )
+        self._receipts = Receipts(
+            leases, LeaseClient(kms), self.journal, disks_there(root, store)
+        )
         parts = Parts(
             conf=conf,
             root=root,
             prover=prover,
-            kms=KmsClient(conf, prover, self.pending),
+            kms=kms,
             store=store,
             bases=Bases(root, store, conf.agent.believe_base_records),
             overlays=Overlays(conf, root),
@@ -134,6 +150,8 @@ class Service:
             measurers=_configured(conf.agent, self.journal),
             libvirt=self._libvirt,
             migration=self.migration,
+            leases=self._leases,
+            receipts=self._receipts,
         )
         self.launcher = Launcher(parts)
         self._streams = stream_server.build(parts)
@@ -153,6 +171,8 @@ class Service:
         self._secrets.start()
         self._reporter.start()
         self.migration.start()
+        self._leases.start()
+        self._receipts.start()
         self.launcher.start_threads()
         if self._streams is not None:
             self._streams.start()
@@ -167,4 +187,6 @@ class Service:
         self.launcher.stop()
         self._reporter.stop()
         self.migration.stop()
+        self._leases.stop()
+        self._receipts.stop()
         self._secrets.stop()

@@ -133,7 +133,7 @@ class Starting(Work):
             if saved is not None:
                 self._admit(saved, facts)
         attempt.domain_digest = admit_module.domain_digest(xml)
-        return self._p.journal.write(
+        audit = self._p.journal.write(
             admit_module.PASSED,
             record.instance,
             purpose=facts.purpose,
@@ -141,6 +141,9 @@ class Starting(Work):
             request=opened.request.digest().hex(),
             kms_audit=opened.payload.audit,
         )
+        # before any secret is where a guest could start with it
+        self._p.leases.begin(record, str(attempt.url.origin), opened)
+        return audit
 
     @staticmethod
     def _admit(xml: str, facts: Facts) -> None:
@@ -171,6 +174,7 @@ class Starting(Work):
         """Secrets go; where the guest runs, its report is made."""
         with self._attempts.own(instance):
             self._p.secrets.drop(instance)
+            self._p.leases.started(instance)
             attempt = self._attempts.drop(instance)
             if attempt is not None:
                 self._p.bases.leave(attempt.record.image, instance)

@@ -264,6 +264,12 @@ def migrate_in(context: Context, fields: Fields) -> dict[str, Any]:
     return {"ours": True, "event": event, "detail": detail}
 
 
+def lease(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    return context.launcher.lease(instance)
+
+
 def forget(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -360,6 +366,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "migrate-left": migrate_left,
     "migrate-out": migrate_out,
     "migrate-in": migrate_in,
+    "lease": lease,
     "forget": forget,
     "snapshot-check": snapshot_check,
     "snapshot": snapshot,

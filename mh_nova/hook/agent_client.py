@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from mh_core.encoding import MAX_JSON, parse_json
 from mh_core.errors import Denied, InputError, Unavailable
 from mh_core.fields import Fields
-from mh_nova.hook import agent_migration
+from mh_nova.hook import agent_lease, agent_migration
 from mh_nova.hook.description import Description
 from mh_nova.hook.description import Known as Known
 
@@ -236,6 +236,13 @@ class AgentClient(agent_migration.MigrationVerbs):
         request = {"image": image, "manifest": manifest, "stage": stage}
         fields = self._ask("cache", request, self._launch_timeout)
         self._read(fields, lambda fields: None)
+
+    def lease(self, instance: str) -> agent_lease.Lease:
+        """Asked about plain instances as well."""
+        fields = self._ask(
+            "lease", {"instance": instance}, min(self._timeout, _OURS)
+        )
+        return self._read(fields, agent_lease.lease)
 
     def forget(self, instance: str) -> None:
         self._empty("forget", {"instance": instance})

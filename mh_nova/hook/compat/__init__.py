@@ -58,6 +58,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "cleanup",
         "confirm_migration",
         "destroy",
+        "emit_event",
         "finish_migration",
         "finish_revert_migration",
         "get_console_output",

@@ -26,6 +26,7 @@ from mh_nova.hook.operations.rebuild import Rebuild
 from mh_nova.hook.operations.rescue import Rescue
 from mh_nova.hook.operations.shelve import Shelve
 from mh_nova.hook.operations.snapshot import Snapshot
+from mh_nova.hook.operations.stopped import Stopped
 from mh_nova.hook.operations.suspend import Suspend
 
 
@@ -41,5 +42,6 @@ class Operations(
     LiveMigration,
     Attach,
     ConfigDrive,
+    Stopped,
 ):
     """Every operation that a driver for protected instances overrides."""

@@ -96,6 +96,29 @@ def test_report_is_signed_and_listed(world: World) -> None:
     ]
 
 
+def test_the_newest_of_a_host_stay(world: World) -> None:
+    host = world.enrolled()
+    world.service.conf.set_override("vm_reports_kept", 3, group="database")
+    for number in range(5):
+        claims = replace(CLAIMS, started_at=CLAIMS.started_at + number)
+        document = body(host, nonce(world), claims)
+        world.call("POST", "/v1/vm-reports", document, None, 200)
+    other = replace(CLAIMS, instance=CLAIMS.image)
+    document = body(host, nonce(world), other)
+    world.call("POST", "/v1/vm-reports", document, None, 200)
+    listed = world.call(
+        "GET", f"/v1/vm-reports/{CLAIMS.instance}", None, "reader", 200
+    )
+    assert [
+        one["claims"]["started_at"] - CLAIMS.started_at
+        for one in listed["reports"]
+    ] == [2, 3, 4]
+    listed = world.call(
+        "GET", f"/v1/vm-reports/{other.instance}", None, "reader", 200
+    )
+    assert len(listed["reports"]) == 1
+
+
 def test_nonce_is_used_once(world: World) -> None:
     host = world.enrolled()
     document = body(host, nonce(world))

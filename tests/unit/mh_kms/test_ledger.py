@@ -213,8 +213,11 @@ def test_records_of_instances_survive_the_upgrade(
             "revocations",
             "snapshot_grants",
             "snapshots",
+            "audit_holes",
         ):
             connection.execute(f"drop table {name}")
+        connection.execute("drop index ix_audit_bucket")
+        connection.execute("alter table audit drop column bucket")
         connection.execute(
             "insert into instances values ('k', 'i', '[\"m\"]', x'00', 1)"
         )

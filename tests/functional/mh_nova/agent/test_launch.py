@@ -419,8 +419,13 @@ def test_old_or_future_release(world: World, age: int) -> None:
     assert refused(world.make) == "agent.release.time"
 
 
-def test_lease_is_not_enforced_so_refused(world: World) -> None:
-    world.kms.twist = lambda payload: replace(payload, lease=3600)
+@pytest.mark.parametrize(
+    "changes", [{"lease": 3600, "signing_jwk": {}}, {"audit": "none given"}]
+)
+def test_a_lease_that_could_not_be_renewed(
+    world: World, changes: dict[str, Any]
+) -> None:
+    world.kms.twist = lambda payload: replace(payload, **changes)
     assert refused(world.make) == "agent.release.lease"
 
 

@@ -37,6 +37,7 @@ from mh_core.errors import Unavailable
 from mh_core.evidence import Evidence, release_claims, verify_host
 from mh_core.image import overlay
 from mh_core.launch_policy import LaunchPolicy
+from mh_core.lease import LeaseGrant, LeaseRequest
 from mh_core.manifest import Manifest
 from mh_core.payload import ReleasePayload
 from mh_core.request import KeyRequest
@@ -57,9 +58,13 @@ from mh_nova.agent.guard import Guard
 from mh_nova.agent.journal import Journal
 from mh_nova.agent.kms import KmsClient, PendingRequests
 from mh_nova.agent.launch import Launcher
+from mh_nova.agent.lease import Leases
+from mh_nova.agent.lease_client import LeaseClient
+from mh_nova.agent.lease_store import LeaseStore
 from mh_nova.agent.overlay import Overlays, secret_uuid
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.paths import PART, Root, base_name
+from mh_nova.agent.receipts import Receipts, disks_there
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.service import load_measurers
 from mh_nova.agent.store import DiskRecord, InstanceRecord, Store
@@ -144,6 +149,39 @@ class NotedSecrets:
 
 
 @dataclass
+class NotedGuests:
+    """libvirt's place: what runs, and what was ended how."""
+
+    active: set[str] = field(default_factory=set)
+    ended: list[tuple[str, str]] = field(default_factory=list)
+    #: libvirt does not answer
+    gone: bool = False
+    #: libvirt answers nobody, ever
+    hangs: threading.Event | None = None
+
+    def running(self) -> frozenset[str]:
+        if self.hangs is not None:
+            self.hangs.wait(30)
+        if self.gone:
+            raise Unavailable("agent.libvirt", "gone")
+        return frozenset(self.active)
+
+    def stop(self, instance: str) -> bool:
+        self.running()
+        return self._end(instance, "stopped")
+
+    def kill(self, instance: str) -> bool:
+        return self._end(instance, "killed")
+
+    def _end(self, instance: str, how: str) -> bool:
+        ran = instance in self.active
+        self.active.discard(instance)
+        if ran:
+            self.ended.append((instance, how))
+        return ran
+
+
+@dataclass
 class Tenant:
     """Key, signing key, one image and its manifest."""
 
@@ -207,6 +245,9 @@ class Kms:
         self.lookup: Callable[[str], KeyRequest | None] = lambda url: None
         self.delay = 0.0
         self.bind_jwk: dict[str, Any] = {}
+        self.lease = 0
+        self.signing = jose.generate_key()
+        self.told: list[LeaseRequest] = []
         self._nonces: set[str] = set()
         leaf = authority.issue(f"kms-{uuid.uuid4()}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -287,6 +328,26 @@ class Kms:
                 now=datetime.now(UTC),
             )
             return self.json({"jwe": self.wrap(request, host.bind.jwk())})
+        if path.endswith("/lease"):
+            document = json.loads(body)
+            self._nonces.remove(document["nonce"])
+            proved = unb64u(document["nonce"])
+            asked = LeaseRequest.parse(document["request"])
+            evidence = Evidence.parse(document["evidence"])
+            claims = release_claims(
+                asked.digest(), Public.parse(evidence.bind_public)
+            )
+            verify_host(
+                evidence,
+                extra=extra_data(LABEL_RELEASE, proved, claims),
+                enrollers=[self.enroller.certificate],
+                now=datetime.now(UTC),
+            )
+            self.told.append(asked)
+            grant = LeaseGrant(
+                asked.digest(), proved, self.lease, int(time.time()), "kms#0"
+            )
+            return self.json({"lease": grant.sign(self.signing)})
         # the seed's form
         request_found = self.lookup(self.origin + path)
         if request_found is None:
@@ -318,7 +379,8 @@ class Kms:
             manifest_digests=(manifest.digest(self.tenant.manifest),),
             kms_origin=self.origin,
             transport_jwk=jose.public(self.transport),
-            lease=0,
+            lease=self.lease,
+            signing_jwk=jose.public(self.signing),
             request_digest=request.digest(),
             issued_at=int(time.time()),
             audit=f"kms#{len(self.requests)}",
@@ -378,6 +440,7 @@ class World:
         #: Of the last guest, by secret uuid, where a test notes them.
         self.keys: dict[str, bytes] = {}
         self.store = Store(folder / "state")
+        self.guests = NotedGuests()
         self.boot()
 
     def options(self) -> cfg.ConfigOpts:
@@ -425,12 +488,28 @@ class World:
         self.measurers = load_measurers(list(self.MEASURERS))
         for measurer in self.measurers.values():
             measurer.configure(self.conf.agent)
+        kms = KmsClient(self.conf, self.prover, self.pending)
+        leases = LeaseStore(self.folder / "state")
+        self.leases = Leases(
+            leases,
+            self.guests,
+            self.journal,
+            look=0.2,
+            asker=LeaseClient(kms),
+        )
+        self.receipts = Receipts(
+            leases,
+            LeaseClient(kms),
+            self.journal,
+            disks_there(self.root, self.store),
+            first=0.1,
+        )
         self.launcher = Launcher(
             Parts(
                 conf=self.conf,
                 root=self.root,
                 prover=self.prover,
-                kms=KmsClient(self.conf, self.prover, self.pending),
+                kms=kms,
                 store=self.store,
                 bases=self.bases,
                 overlays=self.overlays,
@@ -440,10 +519,14 @@ class World:
                 reporter=self.reporter,
                 measurers=self.measurers,
                 libvirt=self.libvirt,
+                leases=self.leases,
+                receipts=self.receipts,
             )
         )
 
     def halt(self) -> None:
+        self.leases.stop()
+        self.receipts.stop()
         self.launcher.stop()
         self.journal.close()
 

@@ -94,6 +94,7 @@ class FakeAgent:
             "ours": known(False, ""),
             "suspend": {"ok": True},
             "cache": {"ok": True},
+            "lease": {"ok": True, "lease": "", "ends_in": 0, "stopped": ""},
             "forget": {"ok": True},
             "migrate-offer": {"ok": True},
             "migrate-left": {"ok": True},
