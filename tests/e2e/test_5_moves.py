@@ -400,12 +400,12 @@ def test_host_reboot(world: World, server: Counting, resume: bool) -> None:
 
 
 def test_pause_and_unpause(world: World, server: Counting) -> None:
-    asked = len(world.kms_audit(server.image.key_id))
+    asked = len(world.releases(server.image.key_id))
     world.tenant.compute.pause_server(server.id)
     server.settle("PAUSED")
     world.tenant.compute.unpause_server(server.id)
     server.settle("ACTIVE")
-    assert len(world.kms_audit(server.image.key_id)) == asked
+    assert len(world.releases(server.image.key_id)) == asked
     server.booted(0)
 
 

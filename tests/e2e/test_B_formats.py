@@ -192,7 +192,7 @@ def test_stream(world: World, story: Story, streaming: None) -> None:
     done = piped(world, image, data)
     assert done.returncode == 0, done.stderr
     assert done.stdout == disk[0].read_bytes()
-    granted = world.kms_audit(key["id"])[-1]
+    granted = world.releases(key["id"])[-1]
     assert (granted["event"], granted["purpose"]) == (
         "kms.release.granted",
         "stream",

@@ -337,6 +337,14 @@ class World:
         found = self.kms("GET", f"/v1/keys/{key_id}/audit")
         return typing.cast(list[dict[str, typing.Any]], found["records"])
 
+    def releases(self, key_id: str) -> list[dict[str, typing.Any]]:
+        """What was decided about a key; receipts come in their own time."""
+        return [
+            record
+            for record in self.kms_audit(key_id)
+            if record["event"].startswith("kms.release.")
+        ]
+
     def attest_audit(self) -> list[dict[str, typing.Any]]:
         found = self.attest("GET", "/v1/audit")
         return typing.cast(list[dict[str, typing.Any]], found["records"])

@@ -110,7 +110,7 @@ def extended_forced(world: World, image: TrustedImage) -> Seen:
         said = launch(
             world, image, conn=world.operator, availability_zone="nova:node1"
         )
-        last = world.kms_audit(image.key_id)[-1]
+        last = world.releases(image.key_id)[-1]
         if (last["event"], last["detail"]) != (
             "kms.release.attestation",
             "attest.appraise.host-policy",
