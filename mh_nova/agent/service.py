@@ -152,6 +152,7 @@ class Service:
             migration=self.migration,
             leases=self._leases,
             receipts=self._receipts,
+            handover=self._leases,
         )
         self.launcher = Launcher(parts)
         self._streams = stream_server.build(parts)
