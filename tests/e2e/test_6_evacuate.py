@@ -160,7 +160,8 @@ def test_renewed(
         ),
         4 * LEASE,
     )
-    assert time.monotonic() - begun > LEASE
+    # however soon the renewals came
+    time.sleep(max(0.0, LEASE + 1 - (time.monotonic() - begun)))
     assert runs_on(world.node1, server)
     assert shown(world, server)["status"] == "ACTIVE"
 

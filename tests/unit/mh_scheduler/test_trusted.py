@@ -12,6 +12,7 @@
 """The filter on Nova's own HostState objects, through Nova's own handler."""
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -100,11 +101,13 @@ def test_only_trusted_hosts_pass(
     bench.server.forget = {"e"}
     passed = bench.run(spec(**TRUSTED), "a", "b", "c", "d", "e")
     assert passed == ["a"]
-    lines = {
-        record.args["host"]: record.args["event"]  # type: ignore[index,call-overload]
+    # whoever set up redaction in this process made one string of each record
+    words = [
+        re.fullmatch(r"Host (\S+) refused: .* \[(\S+)\]", record.getMessage())
         for record in caplog.records
         if record.name == "mh_scheduler.trusted"
-    }
+    ]
+    lines = dict(word.groups() for word in words if word)
     assert lines == {
         "b": "scheduler.filter.untrusted",
         "c": "scheduler.filter.untrusted",
