@@ -222,7 +222,16 @@ class TrustedCloud:
             )
         self.cloud.before_computes = lambda _cloud: self._services()
         self.cloud.start()
+        self._enable()
         self.cloud.purge()
+
+    def _enable(self) -> None:
+        """Whatever a run that was broken off left disabled."""
+        admin = self.cloud.connect("admin")
+        for service in admin.compute.services(binary="nova-compute"):
+            if service.status != "enabled":
+                admin.compute.enable_service(service.id)
+        admin.close()
 
     def stop(self) -> None:
         self.cloud.stop()
