@@ -50,6 +50,17 @@ def second_host(product: TrustedCloud, world: World) -> Node:
     return node
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hosts(request: pytest.FixtureRequest, world: World) -> None:
+    """node3 stays up once it is; only modules about moves are to see it."""
+    if not world.node3.runs("nova-compute"):
+        return
+    if getattr(request.module, "MOVES", False):
+        world.only(*world.cloud.machines)
+    else:
+        world.only(world.node1, world.node2)
+
+
 @pytest.fixture(scope="session")
 def story(world: World) -> Story:
     """Shared by the tests of the main job, which go on from one another."""

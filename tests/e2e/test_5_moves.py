@@ -39,6 +39,8 @@ from tests.minicloud.world import (
     World,
 )
 
+#: Instances move between node1 and node3 here; see conftest.
+MOVES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 
 LARGER = "m1.larger.trusted"

@@ -27,6 +27,8 @@ from tests.minicloud.story import Story
 from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
 
+#: Instances move between node1 and node3 here; see conftest.
+MOVES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(900)]
 
 #: Seconds; a guest is stopped at most so long after its last grant.

@@ -39,6 +39,8 @@ from tests.minicloud.story import GRANTED, Story
 from tests.minicloud.trusted import SOURCES, wait_for
 from tests.minicloud.world import TrustedImage, World
 
+#: Instances move between node1 and node3 here; see conftest.
+MOVES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 _COUNT = re.compile(r"n=([0-9a-f]{4})")
 _PURPOSES = ("launch", "start", "migrate-in")
