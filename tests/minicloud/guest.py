@@ -85,17 +85,27 @@ def create(
     )
 
 
+#: Seconds from a server's ERROR to the words about it, at most.
+FAULT = 5.0
+
+
 def wait_status(
     conn: Connection, server: Server, *wanted: str, timeout: float = 90.0
 ) -> Server:
-    """Wait for one of the states; ERROR ends the wait, too."""
+    """Wait for one of the states; ERROR ends the wait, too.
+
+    Nova says why in a record of its own, a moment after the state.
+    """
     end = time.monotonic() + timeout
+    why = None
     while time.monotonic() < end:
         server = conn.compute.get_server(server.id)
-        if server.status in wanted or (
-            server.status == "ERROR" and not server.task_state
-        ):
-            return server
+        failed = server.status == "ERROR" and not server.task_state
+        if failed and not fault(server):
+            why = why or time.monotonic() + FAULT
+        if server.status in wanted or failed:
+            if why is None or fault(server) or time.monotonic() > why:
+                return server
         time.sleep(0.1)
     raise CloudError(
         f"server {server.name} is {server.status} "

@@ -42,7 +42,7 @@ for _name, _order, _event in (
     (
         "a config drive that is not in the launch policy",
         "config-drive",
-        "agent.admit.config-drive",
+        "agent.admit.foreign-disk",
     ),
     (
         "an interactive console added by the operator",
