@@ -407,8 +407,8 @@ def test_refused_where_it_arrives(
         disks = [{**DISKS[0], "mh": {**PUBLIC, "path": "/etc"}}]
         event = "hook.migrate.description"
     else:
-        one.flavor.swap = 64
-        event = "hook.refused.swap"
+        one.kernel_id = one.image_ref
+        event = "hook.launch.kernel"
     stock.during = lambda driver: (
         as_nova(driver, one) if stock.calls == ["finish_migration"] else None
     )
