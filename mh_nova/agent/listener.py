@@ -45,6 +45,9 @@ from mh_nova.agent.prover import Prover
 LOG = logging.getLogger(__name__)
 EVENT = "agent.listener"
 _MAX_BODY = 64 * 1024
+#: Bytes of a refused body that are read and thrown away: a connection closed
+#: over unread bytes is reset, and the caller never sees the answer.
+_MAX_DRAIN = 1024 * 1024
 #: Requests served at the same time; the TPM is serial anyway.
 _AT_ONCE = 8
 
@@ -162,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     context: _Context
     slots: threading.BoundedSemaphore
+    #: The request's body was read.
+    taken = False
 
     def setup(self) -> None:
         self.request.settimeout(self.context.options.timeout)
@@ -189,17 +194,30 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _body(self) -> Fields:
-        try:
-            length = int(self.headers.get("Content-Length", "0"))
-        except ValueError as exc:
-            raise InputError(EVENT + ".length", "bad length") from exc
+        length = self._length()
         if not 0 <= length <= _MAX_BODY:
             raise InputError(EVENT + ".length", "the body is too large")
         if not length:
             return Fields({}, EVENT + ".body")
+        self.taken = True
         return Fields(
             parse_json(self.rfile.read(length), _MAX_BODY), EVENT + ".body"
         )
+
+    def _length(self) -> int:
+        try:
+            return int(self.headers.get("Content-Length", "0"))
+        except ValueError as exc:
+            raise InputError(EVENT + ".length", "bad length") from exc
+
+    def _drain(self) -> None:
+        """Read a body that nobody took, to its bound, into nothing."""
+        try:
+            left = 0 if self.taken else min(self._length(), _MAX_DRAIN)
+        except InputError:
+            return
+        while left > 0 and (data := self.rfile.read(min(left, _MAX_BODY))):
+            left -= len(data)
 
     def _serve(self) -> None:
         try:
@@ -220,6 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
                 _status(exc),
                 {"error": {"event": exc.event, "message": exc.message}},
             )
+            self._drain()
             return
         self._answer(200, document)
 

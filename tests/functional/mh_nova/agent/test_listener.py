@@ -12,6 +12,7 @@
 """The listener over real TLS, with a real TPM behind it."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,28 @@ def test_no_client_certificate_no_answer(
             verify=str(authority.ca_file),
             timeout=10,
         )
+
+
+@pytest.mark.parametrize(
+    ("path", "event"),
+    [
+        ("/v1/host-quote", "agent.listener.length"),
+        ("/nothing", "agent.listener.route"),
+    ],
+)
+def test_a_slow_caller_hears_why_its_body_was_refused(
+    call: Client, path: str, event: str
+) -> None:
+    """The refusal comes before the body; once it was lost with a reset."""
+
+    def body() -> Iterator[bytes]:
+        for _ in range(9):
+            yield b" " * 100_000
+            time.sleep(0.05)
+
+    headers = {"Content-Length": "900000"}
+    answer = call("POST", path, data=body(), headers=headers)
+    assert answer.json()["error"]["event"] == event
 
 
 @pytest.mark.parametrize(
