@@ -25,6 +25,7 @@ from mh_client.keys import Keys
 from mh_client.kms import Kms
 from mh_client.launch import Launch
 from mh_client.nova import Nova
+from mh_client.rescue import Rescue
 from mh_client.servers import Servers
 from mh_client.steps import Steps
 
@@ -98,3 +99,7 @@ class TrustedClient:
     @cached_property
     def launch(self) -> Launch:
         return Launch(self.servers, Steps(self._stream))
+
+    @cached_property
+    def rescue(self) -> Rescue:
+        return Rescue(self.servers, Steps(self._stream))

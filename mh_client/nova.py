@@ -92,6 +92,36 @@ class Nova:
         )
         return str(answer.json()["server"]["id"])
 
+    def act(self, server_id: str, action: str, body: dict[str, Any]) -> None:
+        """Ask for an action, e.g. ``rescue``.
+
+        :raises MHError: ``client.nova.<action>``.
+        """
+        checked(
+            self._api.post(
+                f"/servers/{server_id}/action",
+                json={action: body},
+                microversion=MICROVERSION,
+                raise_exc=False,
+            ),
+            f"{EVENT}.{action}",
+        )
+
+    def tell(self, server_id: str, metadata: dict[str, str]) -> None:
+        """Set items of a server's metadata; others stay.
+
+        :raises MHError: ``client.nova.metadata``.
+        """
+        checked(
+            self._api.post(
+                f"/servers/{server_id}/metadata",
+                json={"metadata": metadata},
+                microversion=MICROVERSION,
+                raise_exc=False,
+            ),
+            EVENT + ".metadata",
+        )
+
     def server(self, server_id: str) -> Server:
         """:raises NotFound: ``client.nova.server``.
         :raises VerificationError: ``client.nova.another``."""

@@ -32,7 +32,8 @@ def pytest(group: str, *more: str) -> int:
     """One run; its output at once, or where it would mix, at its end."""
     cache = f"cache_dir=run/cache/pytest-{group.rpartition('/')[2]}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", cache, *more, group],
+        [sys.executable, "-m", "pytest", "-q", "-o", cache]
+        + ["--durations=15", *more, group],
         stdout=subprocess.PIPE if group == APART else None,
         stderr=subprocess.STDOUT if group == APART else None,
         text=True,

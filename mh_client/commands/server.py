@@ -81,6 +81,24 @@ def _shown(found: Finding) -> Any:
     return columns(out)
 
 
+def _waiting(parser: argparse.ArgumentParser) -> None:
+    wait = parser.add_mutually_exclusive_group()
+    wait.add_argument(
+        "--wait",
+        metavar="<seconds>",
+        type=number(0, 86400),
+        default=600,
+        help="Time to wait for it to run (default: 600)",
+    )
+    wait.add_argument(
+        "--no-wait",
+        dest="wait",
+        action="store_const",
+        const=0,
+        help="Ask for it, and do not follow",
+    )
+
+
 class CreateServer(ShowOne):
     """Start a server from a trusted image, and follow its launch.
 
@@ -128,21 +146,7 @@ class CreateServer(ShowOne):
             default=[],
             help="Metadata of the server (repeat for more)",
         )
-        wait = parser.add_mutually_exclusive_group()
-        wait.add_argument(
-            "--wait",
-            metavar="<seconds>",
-            type=number(0, 86400),
-            default=600,
-            help="Time to wait for it to run (default: 600)",
-        )
-        wait.add_argument(
-            "--no-wait",
-            dest="wait",
-            action="store_const",
-            const=0,
-            help="Do not follow the launch",
-        )
+        _waiting(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -178,6 +182,64 @@ class ShowServer(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         return _shown(self.trusted.servers.show(parsed_args.server))
+
+
+class RebuildServer(ShowOne):
+    """Make a server's disk anew from a trusted image, and follow that.
+
+    What was on its disk is lost. The ticket that the key server wants for
+    a launch is got and passed on by this command.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "server", metavar="<server>", help="Server (id or name)"
+        )
+        parser.add_argument(
+            "--image",
+            metavar="<image>",
+            required=True,
+            help="Trusted image (id or name)",
+        )
+        _waiting(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        args = parsed_args
+        return _shown(
+            self.trusted.launch.rebuild(args.server, args.image, args.wait)
+        )
+
+
+class RescueServer(ShowOne):
+    """Boot a server from a rescue disk, its own disk beside it.
+
+    The release policies of both keys must list the purpose ``rescue``. For
+    an image of another key the ticket is got and passed on by this command.
+    For the way back: ``openstack server unrescue``.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "server", metavar="<server>", help="Server (id or name)"
+        )
+        parser.add_argument(
+            "--image",
+            metavar="<image>",
+            help="Trusted image to boot from (id or name; default: the "
+            "server's own)",
+        )
+        _waiting(parser)
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        args = parsed_args
+        server = self.trusted.rescue.run(args.server, args.image, args.wait)
+        return columns(
+            {"id": server.id, "name": server.name, "status": server.status}
+        )
 
 
 class RevokeServer(ShowOne):

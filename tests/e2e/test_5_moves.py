@@ -431,12 +431,11 @@ def test_rebuild_to_another_encrypted_image(
         / f"var/lib/mystery-hill/agent/instances/{server.id}.json"
     )
     before = json.loads(record.read_text())["disks"][0]["luks_uuid"]
-    world.tenant.compute.rebuild_server(
-        server.id,
-        image=other.id,
-        name="moves",
-        metadata={"mh_ticket": world.ticket(other)},
+    shown = world.product.answer(
+        "tenant",
+        *("trusted", "server", "rebuild", server.id, "--image", other.id),
     )
+    assert shown["verdict"] == "trusted: verified by this client"
     server.settle("ACTIVE")
     server.image, server.boots = other, 1
     server.booted(0)

@@ -177,6 +177,8 @@ class Model:
         self.hosts = hosts
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
         self.say = say
+        #: What is there of others, and stays.
+        self.others = {node.name: self._domains(node) for node in hosts}
         self.states: dict[str, str] = {}
         self.steps: list[Step] = []
         self.wrong: list[str] = []
@@ -361,6 +363,10 @@ class Model:
         self.wrong.append(f"{number}: {text}")
         self.say(f"{number:>4}  WRONG: {text}")
 
+    @staticmethod
+    def _domains(node: Node) -> set[str]:
+        return set(node.virsh("list", "--all", "--name").stdout.split())
+
     # -- the end
 
     def _end(self) -> None:
@@ -375,13 +381,10 @@ class Model:
             for server in sorted(servers):
                 for found in self.world.leftovers(node, server):
                     self._is_wrong(-1, f"left on {node.name}: {found}")
-            for words in (
-                ("list", "--all", "--name"),
-                ("secret-list",),
-            ):
-                shown = node.virsh(*words).stdout.strip()
-                if shown:
-                    self._is_wrong(-1, f"{node.name}: {words}: {shown}")
+            for name in self._domains(node) - self.others[node.name]:
+                self._is_wrong(-1, f"left on {node.name}: domain {name}")
+            if shown := node.virsh("secret-list").stdout.strip():
+                self._is_wrong(-1, f"left on {node.name}: secrets: {shown}")
         search = Search(
             default_roots(self.world.cloud.base),
             [self.world.product.workstation],

@@ -28,6 +28,17 @@ from tests.minicloud.trusted import TrustedCloud
 from tests.minicloud.world import World
 from tests.model.model import LARGER, Model
 
+#: What the operations of the model need of a key.
+PURPOSES = (
+    "launch",
+    "start",
+    "resize",
+    "migrate-in",
+    "snapshot",
+    "flatten",
+    "rescue",
+)
+
 
 def play(
     world: World, seed: int, instances: int, operations: int, kills: float
@@ -45,7 +56,9 @@ def play(
     world.admin.set_compute_quotas(
         world.tenant.current_project_id, instances=-1, cores=-1, ram=-1
     )
-    image = world.create_image("model", world.create_key("model"))
+    words = [word for name in PURPOSES for word in ("--purpose", name)]
+    key = world.create_key("model", *words)
+    image = world.create_image("model", key, "--allow-snapshots")
     print(f"seed {seed}", flush=True)
     model = Model(world, image, (world.node1, second), seed)
     model.run(instances, operations, kills)

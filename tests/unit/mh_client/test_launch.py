@@ -66,6 +66,7 @@ class Cloud:
     def __init__(self, image: dict[str, Any]) -> None:
         self.image = image
         self.created: dict[str, Any] = {}
+        self.acts: list[dict[str, Any]] = []
         self.states: list[dict[str, Any]] = []
         self.refuse: Reply | None = None
 
@@ -87,6 +88,9 @@ class Cloud:
     def post(self, url: str, **more: Any) -> Reply:
         if self.refuse is not None:
             return self.refuse
+        if url.startswith(f"/servers/{SERVER}/"):
+            self.acts.append(more["json"])
+            return Reply(202, {})
         self.created = more["json"]["server"]
         assert more["microversion"] == "2.37"
         return Reply(202, {"server": {"id": SERVER}})
@@ -298,6 +302,37 @@ def test_what_is_asked_for_is_passed_on(bench: Bench, tmp_path: Path) -> None:
     assert body["networks"] == [{"uuid": "n1"}, {"uuid": "n2"}]
     assert body["metadata"] == {"a": "b", "mh_ticket": TICKET}
     assert body["user_data"] == "I2Nsb3VkLWNvbmZpZwo="
+
+
+def test_a_rebuild_is_followed_as_a_launch(bench: Bench) -> None:
+    """The ticket takes the place of the old one; nothing else changes."""
+    old = {"mh_ticket": "old", "mh_refused": "why", "mine": "kept"}
+    bench.cloud.states = [
+        {"status": "ACTIVE", "metadata": old},
+        {"status": "REBUILD", "hostId": "hash"},
+        {"status": "ACTIVE", "hostId": "hash"},
+    ]
+    found = bench.launch().rebuild("vm", "web", 600)
+    assert found.trusted
+    steps = [line.split("s  ", 1)[1] for line in bench.said.splitlines()]
+    assert [step.split(":")[0] for step in steps] == [
+        "image", "ticket", "requested", "key released",
+        "started", "measured", "VM report",
+    ]  # fmt: skip
+    metadata = {"mh_ticket": TICKET, "mine": "kept"}
+    assert bench.cloud.acts == [
+        {"rebuild": {"imageRef": IMAGE, "metadata": metadata}}
+    ]
+    assert TICKET not in bench.said
+
+
+def test_a_rebuild_to_an_image_that_was_tampered_with(bench: Bench) -> None:
+    del bench.cloud.image["mh_key_url"]
+    bench.cloud.states = [{"status": "ACTIVE"}]
+    with pytest.raises(InputError):
+        bench.launch().rebuild("vm", "web", 600)
+    assert not bench.cloud.acts
+    assert not bench.records
 
 
 def test_user_data_that_is_not_listed(bench: Bench, tmp_path: Path) -> None:
