@@ -85,27 +85,15 @@ def again(
         lambda: releases(world, image, server) > before,
         60,
     )
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, image.token)
-
-
-def settle(world: World, server: typing.Any, status: str) -> typing.Any:
-    """Wait until no task is left, in the state asked for."""
-
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 90)
-    assert found.status == status, guest.fault(found)
-    return found
 
 
 def test_stop_and_start(
     world: World, image: TrustedImage, server: typing.Any
 ) -> None:
     world.tenant.compute.stop_server(server.id)
-    settle(world, server, "SHUTOFF")
+    world.settle(server, "SHUTOFF")
     assert world.node1.virsh("secret-list").stdout.strip() == ""
     again(
         world,
@@ -164,7 +152,7 @@ def test_rebuild_to_plain_and_back(
     )
     picture, token = world.plain_disk()
     compute.rebuild_server(server.id, image=picture.id, name="life")
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, token)
     again(
         world,
@@ -205,7 +193,7 @@ def test_refused_early_and_unharmed(
     with contextlib.suppress(exceptions.HttpException):
         _refused(world, operation, server)
     time.sleep(1)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     actions = world.admin.compute.server_actions(server.id)
     said = _reasons(world, server, next(iter(actions)).request_id)
     if operation == "live-migration":

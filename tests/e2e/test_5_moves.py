@@ -77,16 +77,7 @@ class Counting:
 
     def settle(self, status: str) -> typing.Any:
         """Wait until no task is left, in the state asked for."""
-
-        def test() -> typing.Any:
-            found = self.show()
-            if found.task_state is None and found.status in (status, "ERROR"):
-                return found
-            return None
-
-        found = wait_for(f"{status} and no task", test, 90)
-        assert found.status == status, guest.fault(found)
-        return found
+        return self.world.settle(self, status)
 
     def booted(self, times: int = 1) -> None:
         """It has booted again, and knows of every time before."""

@@ -93,16 +93,6 @@ def host_of(world: World, server: typing.Any) -> str:
     return str(found.hypervisor_hostname)
 
 
-def settled(world: World, server: typing.Any, status: str) -> typing.Any:
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 120)
-    assert found.status == status, guest.fault(found)
-    return found
-
-
 def shown(world: World, server: typing.Any) -> dict[str, str]:
     """``openstack trusted server show``"""
     return typing.cast(
@@ -128,7 +118,7 @@ def evacuated(world: World, server: typing.Any) -> None:
     world.node1.stop_compute()
     forced_down(world, world.node1, True)
     world.admin.compute.evacuate_server(server.id, host="node3")
-    settled(world, server, "SHUTOFF")
+    world.settle(server, "SHUTOFF")
     # nova writes that last
     wait_for("node3", lambda: host_of(world, server) == "node3", 60)
     assert runs_on(world.node1, server)
@@ -189,7 +179,7 @@ def test_evacuated(
         )
         assert before
         world.tenant.compute.start_server(server.id)
-        settled(world, server, "ACTIVE")
+        world.settle(server, "ACTIVE")
         guest.wait_console(world.admin, server, image.token)
         assert (
             len(seen(world, image, server, "kms.release.granted", "node3"))
@@ -233,7 +223,7 @@ def test_evacuated_and_cut_off(
         product.start_kms()
         returns(world, server)
     world.tenant.compute.start_server(server.id)
-    settled(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, image.token)
 
 
@@ -270,12 +260,12 @@ def test_revoked_by_its_owner(
         lambda: "kms.release.revoked" in shown(world, server)["reason"],
         60,
     )
-    settled(world, server, "SHUTOFF")
+    world.settle(server, "SHUTOFF")
     world.product.answer(
         "tenant", "trusted", "server", "revoke", "--undo", server.id
     )
     world.tenant.compute.start_server(server.id)
-    settled(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, image.token)
     found = world.admin.compute.get_server(server.id)
     assert "mh_refused" not in found.metadata

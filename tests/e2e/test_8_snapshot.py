@@ -94,14 +94,7 @@ class Server:
 
     def settle(self, status: str) -> typing.Any:
         """Wait until no task is left, in the state asked for."""
-
-        def test() -> typing.Any:
-            found = self.world.admin.compute.get_server(self.id)
-            return found if found.task_state is None else None
-
-        found = wait_for("the end of the task", test, 120)
-        assert found.status == status, (found.status, guest.fault(found))
-        return found
+        return self.world.settle(self, status)
 
     def stop(self) -> None:
         self.world.tenant.compute.stop_server(self.id)

@@ -193,18 +193,6 @@ def releases(world: World, image: TrustedImage, server: typing.Any) -> int:
     )
 
 
-def settle(world: World, server: typing.Any, status: str) -> typing.Any:
-    """Wait until no task is left, in the state asked for."""
-
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 90)
-    assert found.status == status, guest.fault(found)
-    return found
-
-
 def again(
     world: World,
     image: TrustedImage,
@@ -215,7 +203,7 @@ def again(
     before = releases(world, image, server)
     action()
     wait_for("a release", lambda: releases(world, image, server) > before)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, image.token)
 
 
@@ -257,7 +245,7 @@ def test_swap_and_ephemeral(
         assert b"SWAPSPACE2" not in head
     compute = world.tenant.compute
     compute.stop_server(server.id)
-    settle(world, server, "SHUTOFF")
+    world.settle(server, "SHUTOFF")
     again(world, image, server, lambda: compute.start_server(server.id))
     again(
         world,
@@ -518,14 +506,14 @@ def rescue_and_back(
         assert answer["status"] == "RESCUE"
     else:
         compute.rescue_server(server.id)
-        settle(world, server, "RESCUE")
+        world.settle(server, "RESCUE")
     guest.wait_console(world.admin, server, token)
     assert rescue.disks.names() == ["disk", "disk.rescue"]
     assert rescue.disks.read("disk", 512 << 10, 16) == bytes([0xA5]) * 16
     assert "rescue" in rescue.purposes()[len(before) :]
     assert world.node1.virsh("secret-list").stdout.strip() == ""
     compute.unrescue_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, rescue.image.token)
     assert rescue.disks.names() == ["disk"]
     assert rescue.disks.read("disk", 512 << 10, 16) == bytes([0xA5]) * 16
@@ -564,6 +552,15 @@ def test_rescue_with_another_encrypted_image(
     assert not clear_on_disk(world, marker)
 
 
+def said(world: World, server: typing.Any) -> str:
+    """Everything nova tells of the last action."""
+    actions = world.admin.compute.server_actions(server.id)
+    request = next(iter(actions)).request_id
+    action = world.admin.compute.get_server_action(request, server.id)
+    found = world.admin.compute.get_server(server.id)
+    return f"{action.events} {action.message} {found.fault}"
+
+
 def refused_and_unharmed(
     world: World, rescue: Rescue, event: str, **how: str
 ) -> None:
@@ -572,13 +569,9 @@ def refused_and_unharmed(
     world.tenant.compute.post(
         f"/servers/{server.id}/action", json={"rescue": how}
     )
-    settle(world, server, "ACTIVE")
-    actions = world.admin.compute.server_actions(server.id)
-    request = next(iter(actions)).request_id
-    action = world.admin.compute.get_server_action(request, server.id)
-    found = world.admin.compute.get_server(server.id)
-    said = f"{action.events} {action.message} {found.fault}"
-    assert event in said, said
+    world.settle(server, "ACTIVE")
+    # nova writes that last
+    wait_for("the reason", lambda: event in said(world, server), 30)
     assert rescue.guest() == running
     assert rescue.disks.names() == ["disk"]
     assert not (rescue.disks.folder / "unrescue.xml").exists()
@@ -606,12 +599,12 @@ def test_rescue_with_a_plain_image_where_the_policy_allows_it(
     picture, token = world.plain_disk()
     compute, server = world.tenant.compute, rescue.server
     compute.rescue_server(server.id, image_ref=picture.id)
-    settle(world, server, "RESCUE")
+    world.settle(server, "RESCUE")
     guest.wait_console(world.admin, server, token)
     assert rescue.disks.read("disk", 512 << 10, 16) == bytes([0xA5]) * 16
     assert rescue.purposes()[-1] == "rescue-plain"
     compute.unrescue_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, rescue.image.token)
     world.tenant.image.delete_image(picture.id)
 
@@ -637,6 +630,6 @@ def test_rescue_of_an_image_that_allows_none(
     server = world.boots("no-rescue", image)
     running = world.node1.virsh("domid", server.id).stdout
     world.tenant.compute.rescue_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     assert world.node1.virsh("domid", server.id).stdout == running
     world.delete(server)

@@ -26,7 +26,6 @@ import pymysql
 import pytest
 from openstack import exceptions
 
-from tests.minicloud import guest
 from tests.minicloud.story import Story
 from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
@@ -131,18 +130,6 @@ def turned(database: Database, kind: str) -> collections.abc.Iterator[None]:
         database.turn(before)
 
 
-def settle(world: World, server: typing.Any, status: str) -> typing.Any:
-    """Wait until no task is left, in the state asked for."""
-
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 90)
-    assert found.status == status, guest.fault(found)
-    return found
-
-
 def reasons(world: World, server: typing.Any) -> str:
     """Everything nova tells of the last action."""
     compute = world.admin.compute
@@ -211,7 +198,7 @@ def test_refused_and_the_guest_goes_on(
             # nova's API, which looks at some of it itself
             said = f"hook.ours. not reached: {exc}"
         world.pause(1)
-        settle(world, server, "ACTIVE")
+        world.settle(server, "ACTIVE")
         said = said or reasons(world, server)
         if operation == "reboot":
             # of a guest that runs on nova records a success; the reason is
@@ -311,7 +298,7 @@ def test_rebuild_to_an_image_that_was_edited(
                 server.id, image=image.id, name="turned"
             )
             world.pause(1)
-            settle(world, server, "ACTIVE")
+            world.settle(server, "ACTIVE")
             assert "hook.ours.turned" in reasons(world, server)
     finally:
         database.turn(kept)
@@ -329,7 +316,7 @@ def test_put_right_it_goes_on(
         lambda: releases(world, image, server) > asked,
         60,
     )
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
 
 
 @pytest.mark.parametrize("kind", sorted(TURNED))
@@ -341,12 +328,12 @@ def test_stop_and_delete_go_on(
     try:
         database.turn(TURNED[kind])
         world.tenant.compute.stop_server(server.id)
-        settle(world, server, "SHUTOFF")
+        world.settle(server, "SHUTOFF")
         # but it does not start again
         asked = releases(world, image, server)
         world.tenant.compute.start_server(server.id)
         world.pause(1)
-        settle(world, server, "SHUTOFF")
+        world.settle(server, "SHUTOFF")
         assert "hook.ours." in reasons(world, server)
         assert releases(world, image, server) == asked
         world.delete(server)

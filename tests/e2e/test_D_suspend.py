@@ -24,7 +24,6 @@ import pytest
 from tests.minicloud import guest
 from tests.minicloud.process import CloudError
 from tests.minicloud.story import GRANTED, Story
-from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
 
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
@@ -66,18 +65,6 @@ def encrypted(world: World) -> collections.abc.Iterator[None]:
     node.command(["sh", "-c", _UNMOUNT], env=env, check=False)
 
 
-def settle(world: World, server: typing.Any, status: str) -> typing.Any:
-    """Wait until no task is left, in the state asked for."""
-
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 90)
-    assert found.status == status, guest.fault(found)
-    return found
-
-
 def reasons(world: World, server: typing.Any) -> str:
     """Everything nova tells of the last action."""
     compute = world.admin.compute
@@ -102,7 +89,7 @@ def test_in_the_clear_it_is_refused_and_stays_active(
     world: World, server: typing.Any
 ) -> None:
     world.tenant.compute.suspend_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     assert "agent.suspend.clear" in reasons(world, server)
     assert domain(world, server) in world.node1.guests()
 
@@ -115,7 +102,7 @@ def test_suspended_with_its_memory_encrypted(
 ) -> None:
     node = world.node1
     world.tenant.compute.suspend_server(server.id)
-    settle(world, server, "SUSPENDED")
+    world.settle(server, "SUSPENDED")
     saved = node.path(f"{_SAVE}/{domain(world, server)}.save").read_bytes()
     # control: through the mount, with the key, the memory is there
     assert image.token.encode() in saved
@@ -135,7 +122,7 @@ def test_resume_without_a_key_leaves_it_suspended(
     world.product.stop_kms()
     try:
         world.tenant.compute.resume_server(server.id)
-        settle(world, server, "SUSPENDED")
+        world.settle(server, "SUSPENDED")
         assert "agent.kms." in reasons(world, server)
     finally:
         world.product.start_kms()
@@ -150,7 +137,7 @@ def test_resume_asks_for_the_key_and_goes_on(
     name = domain(world, server)
     before = releases(world, image, server)
     world.tenant.compute.resume_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     assert releases(world, image, server) == before + 1
     assert node.virsh("secret-list").stdout.strip() == ""
     assert not node.path(f"{_SAVE}/{name}.save").exists()
@@ -167,7 +154,7 @@ def test_saved_memory_of_another_domain_is_not_run(
     node = world.node1
     name = domain(world, server)
     world.tenant.compute.suspend_server(server.id)
-    settle(world, server, "SUSPENDED")
+    world.settle(server, "SUSPENDED")
     xml = node.virsh("managedsave-dumpxml", name).stdout
     channel = "<on_crash>coredump-destroy</on_crash>"
     changed = xml.replace("<on_crash>destroy</on_crash>", channel)
@@ -177,13 +164,13 @@ def test_saved_memory_of_another_domain_is_not_run(
     path.write_text(changed)
     node.virsh("managedsave-define", name, str(path))
     world.tenant.compute.resume_server(server.id)
-    settle(world, server, "SUSPENDED")
+    world.settle(server, "SUSPENDED")
     assert "agent.admit." in reasons(world, server)
     assert name not in node.guests()
     path.write_text(xml)
     node.virsh("managedsave-define", name, str(path))
     world.tenant.compute.resume_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
 
 
 def test_a_plain_instance_beside_it_is_suspended_as_ever(
@@ -199,8 +186,8 @@ def test_a_plain_instance_beside_it_is_suspended_as_ever(
     )
     guest.wait_console(world.admin, server, token)
     world.admin.compute.suspend_server(server.id)
-    settle(world, server, "SUSPENDED")
+    world.settle(server, "SUSPENDED")
     world.admin.compute.resume_server(server.id)
-    settle(world, server, "ACTIVE")
+    world.settle(server, "ACTIVE")
     guest.delete(world.admin, server)
     world.admin.image.delete_image(picture.id)
