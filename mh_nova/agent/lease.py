@@ -249,6 +249,7 @@ class Leases(Watch):
             )
             watched.ask_at, watched.wait = self._next(new), 0.0
             failing, watched.failing = watched.failing, ""
+            watched.cause = ""
         LOG.info("%s.renewed instance=%s", EVENT, record.instance)
         if failing:
             self.journal.write(
@@ -271,6 +272,7 @@ class Leases(Watch):
             watched.wait = min(most, watched.wait * 2 or first)
             watched.ask_at = self.clock() + watched.wait
             known, watched.failing = watched.failing, error.event
+            watched.cause = f"{error.message} ({error.event})"
             left = record.ends / 1000 - self.clock()
         text = f"{error.message} ({error.event}); ends in {left:.0f} s"
         LOG.warning("%s.failing instance=%s %s", EVENT, record.instance, text)

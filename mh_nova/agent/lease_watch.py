@@ -56,7 +56,8 @@ class Watched:
     :param ask_at: when to ask for more.
     :param judge_after: a look at what runs counts only if made later.
     :param missed: looks that did not find it.
-    :param failing: event of the last renewal that failed.
+    :param failing: event of the last renewal that failed; ``cause`` is
+        that for people.
     :param stopping: since when it is being stopped.
     """
 
@@ -67,6 +68,7 @@ class Watched:
     asking: bool = False
     wait: float = 0.0
     failing: str = ""
+    cause: str = ""
     stopping: float | None = None
     killing: bool = False
     over: bool = False
@@ -210,8 +212,8 @@ class Watch:
 
     @staticmethod
     def _why(watched: Watched) -> str:
-        cause = watched.failing or "it was not asked for again"
-        return f"its lease ended: {cause}"
+        cause = watched.cause or "it was not asked for again"
+        return f"its lease ended: {cause}"[:400]
 
     def _over(self, record: LeaseRecord, why: str) -> None:
         with self._lock:

@@ -246,6 +246,7 @@ def test_stopped_at_the_end_where_nobody_granted_more(
     assert set(host.guests.ended) == {(ONE, "stopped"), (TWO, "stopped")}
     host.until(lambda: host.leases.facts(ONE)["stopped"])
     assert error.event in host.leases.facts(ONE)["stopped"]
+    assert error.message in host.leases.facts(ONE)["stopped"]
     assert host.events().count("agent.lease.failing") == 2
     host.until(lambda: host.events().count("agent.lease.stopped") == 2)
 
