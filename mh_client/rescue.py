@@ -24,6 +24,9 @@ EVENT = "client.rescue"
 TICKET = "mh_rescue_ticket"
 #: Seconds between looks.
 INTERVAL = 0.5
+#: Seconds that a refused server may be in ERROR, which nova sets before the
+#: host puts its state back.
+BACK = 10.0
 
 
 class Rescue:
@@ -78,11 +81,16 @@ class Rescue:
 
     def _follow(self, before: Server, key_id: str, wait: int) -> Server:
         end = self._clock() + wait
+        error = 0.0
         while True:
             server = self._servers.nova.server(before.id)
-            if not server.task and server.status != before.status:
+            if not server.task and server.status == "ERROR":
+                error = error or self._clock()
+                if self._clock() - error > BACK:
+                    break
+            elif not server.task and server.status != before.status:
                 break
-            if not server.task:
+            elif not server.task:
                 raise Denied(
                     EVENT + ".refused",
                     f"the server stayed {server.status}: "

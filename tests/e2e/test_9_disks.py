@@ -212,10 +212,14 @@ def clear_on_disk(world: World, *needles: Needle) -> str:
     which has the user-data as its owner gave it."""
     node = world.node1
     roots = [node.folder, *default_roots(world.cloud.base)[1:]]
+    database = world.cloud.base / "state/mysql"
     folders = [node.folder / "instances", node.path("/var/lib/libvirt/qemu")]
     with plant(folders) as planted:
         search = Search(
-            roots, [world.product.workstation], [*needles, *planted.needles]
+            roots,
+            # the run folder may itself lie below one of the roots
+            [world.product.workstation, database],
+            [*needles, *planted.needles],
         )
         hits = search.run()
         missing, others = planted.missing(hits), planted.others(hits)
@@ -569,7 +573,7 @@ def refused_and_unharmed(
     world.tenant.compute.post(
         f"/servers/{server.id}/action", json={"rescue": how}
     )
-    world.settle(server, "ACTIVE")
+    world.settle(server, "ACTIVE", ends="")
     # nova writes that last
     wait_for("the reason", lambda: event in said(world, server), 30)
     assert rescue.guest() == running

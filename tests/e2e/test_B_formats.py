@@ -154,7 +154,8 @@ def piped(
     )
     socket = world.node1.folder / "run/mystery-hill/stream.sock"
     return subprocess.run(
-        ["mh-agent", "stream", "--request", request, "--socket", socket],
+        [world.cloud.where.bin / "mh-agent", "stream"]
+        + ["--request", request, "--socket", socket],
         input=data,
         capture_output=True,
         check=False,

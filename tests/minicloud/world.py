@@ -284,17 +284,22 @@ class World:
             return server
         return guest.wait_status(conn, server, "ACTIVE")
 
-    def settle(self, server: typing.Any, status: str) -> typing.Any:
+    def settle(
+        self, server: typing.Any, status: str, ends: str = "ERROR"
+    ) -> typing.Any:
         """Wait until no task is left and the state is the one asked for.
 
         nova may be without a task between two of them (an evacuated server
         runs for a moment before it is stopped).
+
+        :param ends: a state that ends the waiting, too; empty: there is
+            none (a refused rescue is in ERROR until that is put right).
         """
 
         def test() -> typing.Any:
             found = self.admin.compute.get_server(server.id)
             over = found.task_state is None
-            return found if over and found.status in (status, "ERROR") else 0
+            return found if over and found.status in (status, ends) else None
 
         found = wait_for(f"{status} and no task", test, 120)
         assert found.status == status, guest.fault(found)

@@ -66,7 +66,13 @@ def test_an_image_that_is_not_ones_own(bench: Bench) -> None:
 
 
 def test_refused(bench: Bench) -> None:
-    bench.cloud.states = [{"status": "ACTIVE"}, RESCUING, {"status": "ACTIVE"}]
+    bench.cloud.states = [
+        {"status": "ACTIVE"},
+        RESCUING,
+        # nova's manager, before the host puts it right
+        {"status": "ERROR"},
+        {"status": "ACTIVE"},
+    ]
     bench.decide("kms.release.purpose")
     with pytest.raises(Denied) as caught:
         rescue(bench).run("vm", None, 60)
