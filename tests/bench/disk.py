@@ -43,13 +43,14 @@ import tempfile
 import uuid
 
 from mh_core.image import luks1, overlay
+from mh_glance import encrypt
 from tests.bench.launch import MIB, real_content
 from tests.minicloud import debian_image, layout
 
 XTS, CBC = "xts-plain64", "cbc-essiv:sha256"
 FIGURES = ("rand_read", "rand_write", "seq_read", "seq_write")
-#: What mh_core and mh_glance make: (base, overlay).
-OURS = (XTS, XTS)
+#: What mh_glance and the agent make: (base, overlay).
+OURS = (encrypt.CIPHER, XTS)
 PATTERN = re.compile(r"MH-IO (\{.*\})")
 
 INIT = """\
