@@ -102,6 +102,10 @@ class Attempts:
         with self._lock:
             return self._all.get(instance)
 
+    def all(self) -> list[Attempt]:
+        with self._lock:
+            return list(self._all.values())
+
     def put(self, attempt: Attempt) -> None:
         with self._lock:
             self._all[attempt.record.instance] = attempt

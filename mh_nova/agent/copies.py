@@ -30,6 +30,7 @@ from mh_nova.agent.jobs import PATIENCE, SNAPSHOT, Job, Jobs
 from mh_nova.agent.keys import key_request
 from mh_nova.agent.measure import Measured, without_base
 from mh_nova.agent.parts import Parts
+from mh_nova.agent.reason import reason
 from mh_nova.agent.store import DiskRecord
 from mh_nova.agent.tool import Layer, convert
 from mh_nova.agent.work import Work
@@ -136,7 +137,8 @@ class Copying(Work):
             os.fsync(fds[1])
         except OSError as exc:
             raise Denied(
-                "agent.copy.write", "the copy cannot be written"
+                "agent.copy.write",
+                f"the copy cannot be written: {reason(exc)}",
             ) from exc
         finally:
             for fd in fds:

@@ -81,6 +81,7 @@ class Flattening(Copying):
                 flat if disk.name == ROOT else disk for disk in record.disks
             ),
         )
+        self._p.store.plan_instance(record)
         try:
             with self._p.root.directory(instance) as directory:
                 os.rename(

@@ -27,6 +27,7 @@ from mh_core import audit
 from mh_core.encoding import parse_json
 from mh_core.errors import InputError, Unavailable, VerificationError
 from mh_core.secret import redact
+from mh_nova.agent.reason import reason
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.audit"
@@ -138,7 +139,7 @@ class Journal:
                 # what did not count must not break the chain of what follows
                 os.ftruncate(self._fd, end)
                 raise Unavailable(
-                    EVENT, "the audit log cannot be written"
+                    EVENT, f"the audit log cannot be written: {reason(exc)}"
                 ) from exc
             self._head, self._seq = head, seq
         LOG.info("%s agent#%d instance=%s %s", event, seq, instance, detail)

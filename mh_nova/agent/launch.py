@@ -28,6 +28,7 @@ from mh_nova.agent.migrate import Migrating
 from mh_nova.agent.move import Moving
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.precache import Caching
+from mh_nova.agent.recover import Recovering
 from mh_nova.agent.rescue import Rescuing
 from mh_nova.agent.snapshot import Snapshotting
 from mh_nova.agent.suspend import Suspending
@@ -37,6 +38,7 @@ _SWEEP = 5.0
 
 
 class Launcher(
+    Recovering,
     Migrating,
     Rescuing,
     Snapshotting,
@@ -55,7 +57,7 @@ class Launcher(
         )
 
     def start_threads(self) -> None:
-        self.sweep()
+        self.recover()
         self._sweeper.start()
 
     def stop(self) -> None:
@@ -89,7 +91,9 @@ class Launcher(
             )
 
     def _owe_receipt(self, instance: str) -> None:
-        lease = self._p.leases.take(instance)
+        """Written down before the lease goes: whoever ends in between owes
+        it twice, not never."""
+        lease = self._p.leases.of(instance)
         if lease is None:
             return
         try:
@@ -101,3 +105,4 @@ class Launcher(
                 Disk(disk.name, disk.luks_uuid) for disk in record.disks
             )
         self._p.receipts.owe(lease, disks)
+        self._p.leases.forget(instance)

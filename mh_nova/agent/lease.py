@@ -121,21 +121,28 @@ class Leases(Watch):
             if watched is not None:
                 watched.judge_after = self.clock()
 
-    def take(self, instance: str) -> LeaseRecord | None:
-        """The instance is gone from here; its lease, for the receipt.
+    def of(self, instance: str) -> LeaseRecord | None:
+        """The instance's lease, for the receipt; None: it has none, or was
+        forgotten."""
+        with self._lock:
+            watched = self._all.get(instance)
+            if watched is None or watched.record.forgotten:
+                return None
+            return watched.record
+
+    def forget(self, instance: str) -> None:
+        """The instance is gone from here.
 
         Should a guest run all the same, the lease still ends it.
         """
         with self._lock:
             watched = self._all.get(instance)
             if watched is None or watched.record.forgotten:
-                return None
-            record = watched.record
-            if record.ends and not watched.over:
+                return
+            if watched.record.ends and not watched.over:
                 self._change(watched, renewing=False, forgotten=True)
             else:
                 self._drop(instance)
-        return record
 
     def handover(self, instance: str, to: str) -> None:
         """Before a live migration: name its destination at the key server;

@@ -30,7 +30,7 @@ from mh_core.errors import InputError
 from mh_core.fields import Fields
 from mh_core.lease import LEASE_ID, MAX_LEASE
 from mh_core.request import Disk
-from mh_nova.agent.store import write_atomic
+from mh_nova.agent.store import sweep_new, write_atomic
 
 EVENT = "agent.lease"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -182,6 +182,7 @@ class LeaseStore:
         self._receipts = root / "receipts"
         for path in (self._leases, self._receipts):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sweep_new(path)
 
     def all(self) -> Iterator[tuple[str, LeaseRecord | None]]:
         """(instance, record); None for a record that is damaged."""

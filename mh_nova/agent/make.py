@@ -27,6 +27,7 @@ from mh_nova.agent.facts import (
 from mh_nova.agent.keys import key_request
 from mh_nova.agent.measure import Measured, verify_manifest, without_base
 from mh_nova.agent.measurers.base import HashedFile
+from mh_nova.agent.reason import named
 from mh_nova.agent.store import DiskRecord, InstanceRecord
 from mh_nova.agent.unpack import unpacked
 from mh_nova.agent.work import EVENT, Work
@@ -127,7 +128,8 @@ class Making(Work):
                 self._p.bases.downloaded(attempt.record.image)
             if attempt.stage is Stage.PREPARED:
                 try:
-                    self._make(attempt)
+                    with named():
+                        self._make(attempt)
                 except MHError as exc:
                     try:
                         self._refused(attempt, exc)

@@ -116,16 +116,18 @@ class Moving(Work):
                 raise Denied("agent.resize.size", "the size is over the bound")
             base = base_path(self._p.root, record, disk)
             self._p.overlays.require(instance, disk, base)
-            self._grow(record, disk, size)
             grown = replace(disk, size=size)
-            attempt.record = replace(
+            after = replace(
                 record,
                 disks=tuple(
                     grown if one is disk else one for one in record.disks
                 ),
             )
+            self._p.store.plan_instance(after)
+            self._grow(record, disk, size)
             self._p.overlays.require(instance, grown, base)
-            self._p.store.save_instance(attempt.record)
+            attempt.record = after
+            self._p.store.save_instance(after)
             self._p.journal.write(
                 "agent.resize.grown",
                 instance,

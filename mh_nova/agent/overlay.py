@@ -37,7 +37,8 @@ from mh_core.errors import (
 from mh_core.image import luks1, mapping, overlay, qcow2
 from mh_core.secret import Secret
 from mh_nova.agent.hashing import hash_file
-from mh_nova.agent.paths import Root, open_at
+from mh_nova.agent.paths import NEW, Root, open_at
+from mh_nova.agent.reason import reason
 from mh_nova.agent.store import DiskRecord
 
 EVENT = "agent.overlay"
@@ -193,7 +194,7 @@ class Overlays:
         :raises NotFound: ``agent.path.directory``.
         :raises Denied: ``agent.overlay.write``.
         """
-        temporary = f"{disk.name}.mh-new"
+        temporary = disk.name + NEW
         with self._root.directory(instance) as directory:
             try:
                 os.unlink(temporary, dir_fd=directory)
@@ -232,7 +233,8 @@ class Overlays:
                         EVENT + ".exists", f"disk {disk.name} is there"
                     ) from exc
                 raise Denied(
-                    EVENT + ".write", f"disk {disk.name} cannot be written"
+                    EVENT + ".write",
+                    f"disk {disk.name} cannot be written: {reason(exc)}",
                 ) from exc
             finally:
                 os.close(fd)

@@ -33,6 +33,8 @@ PART = ".part"
 #: After ``PART``: a disk while it is taken out of an OVA.
 UNPACKED = ".disk"
 CONSOLE_LOG = "console.log"
+#: Ends the name of a disk while the agent writes it.
+NEW = ".mh-new"
 
 
 def base_name(image: str) -> str:

@@ -43,7 +43,7 @@ from mh_core.errors import (
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.manifest import Manifest
 from mh_nova.agent.admit import Facts
-from mh_nova.agent.attempt import Attempt, Opened, Stage
+from mh_nova.agent.attempt import Attempt, Attempts, Opened, Stage
 from mh_nova.agent.drive import Driving
 from mh_nova.agent.facts import expected_disks, secret_keys
 from mh_nova.agent.make import Making
@@ -82,6 +82,10 @@ class _Side(Making, Starting, Driving):
     def forget(self, instance: str) -> None:
         self._give_up(instance)
         self._p.store.drop_instance(instance)
+
+    @property
+    def attempts(self) -> Attempts:
+        return self._attempts
 
     def stop(self) -> None:
         self._keys.stop()

@@ -23,7 +23,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from mh_core.encoding import MAX_JSON, canonical_json, parse_json
-from mh_core.errors import Denied, InputError, MHError, Unavailable
+from mh_core.errors import Denied, InputError, MHError
+from mh_nova.agent.reason import refused
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.socket"
@@ -156,7 +157,7 @@ class Server:
         except OSError as exc:
             # of the handler; one of the connection shows in sendall
             LOG.error("%s.os: %s", EVENT, type(exc).__name__)
-            gone = Unavailable("agent.os", "the host refused an operation")
+            gone = refused(exc)
             return _error(gone.event, gone.message)
         except Exception as exc:
             # The last resort: whatever it was, the answer is no.  The

@@ -26,6 +26,7 @@ from mh_nova.agent.facts import (
 from mh_nova.agent.keys import key_request
 from mh_nova.agent.measure import Measured, without_base
 from mh_nova.agent.paths import CONSOLE_LOG
+from mh_nova.agent.reason import named
 from mh_nova.agent.saved import saved_domain
 from mh_nova.agent.work import EVENT, Work
 
@@ -46,7 +47,8 @@ class Starting(Work):
         with self._attempts.own(instance):
             attempt = self._attempt_to_start(instance, purpose)
             try:
-                return self._start(attempt, xml, purpose)
+                with named():
+                    return self._start(attempt, xml, purpose)
             except MHError as exc:
                 try:
                     self._refused(attempt, exc)

@@ -16,16 +16,21 @@ again.  Files are written to a temporary name and renamed, so that a crash
 leaves the old or the new one.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mh_core.encoding import canonical_json, parse_json
-from mh_core.errors import InputError, NotFound
+from mh_core.errors import InputError, NotFound, Unavailable
 from mh_core.fields import Fields
+from mh_nova.agent.reason import reason
 
 EVENT = "agent.record"
+#: Ends the name of a file that is being written.
+NEW = ".new"
 DISK_NAME = r"disk(\.(local|swap|eph[0-9]{1,3}|rescue|config(\.rescue)?))?"
 
 
@@ -33,19 +38,32 @@ def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Replace a file's content, mode 0600.
 
     :param durable: on disk when this returns.
+    :raises Unavailable: ``agent.record.write``, e.g. the disk is full; what
+        was there is there still.
     """
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(
-        temporary,
-        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-        0o600,
-    )
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(fd)
-    os.replace(temporary, path)
+    temporary = path.with_name(path.name + NEW)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        fd = os.open(temporary, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(fd)
+        os.replace(temporary, path)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise Unavailable(
+            EVENT + ".write",
+            f"the agent's record cannot be written: {reason(exc)}",
+        ) from exc
+
+
+def sweep_new(directory: Path) -> None:
+    """Drop what a process that died was writing; only at start."""
+    for path in directory.glob("*" + NEW):
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -173,32 +191,49 @@ class Store:
     root: Path
     _instances: Path = field(init=False)
     _bases: Path = field(init=False)
+    _plans: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._instances = self.root / "instances"
         self._bases = self.root / "bases"
-        for path in (self._instances, self._bases):
+        self._plans = self.root / "plans"
+        for path in (self._instances, self._bases, self._plans):
             path.mkdir(mode=0o700, exist_ok=True)
+            sweep_new(path)
+
+    def instances(self) -> list[str]:
+        """Uuids of those on record."""
+        return sorted(path.stem for path in self._instances.glob("*.json"))
 
     def instance(self, instance: str) -> InstanceRecord:
         """:raises NotFound: ``agent.record.unknown``.
         :raises InputError: ``agent.record``: damaged."""
         try:
-            data = (self._instances / f"{instance}.json").read_bytes()
+            return self._read(self._instances, instance)
         except FileNotFoundError as exc:
             raise NotFound(
                 EVENT + ".unknown", "the agent has no record of the instance"
             ) from exc
+
+    @staticmethod
+    def _read(folder: Path, instance: str) -> InstanceRecord:
+        data = (folder / f"{instance}.json").read_bytes()
         record = InstanceRecord.parse(parse_json(data))
         if record.instance != instance:
             raise InputError(EVENT, "the record is of another instance")
         return record
 
     def save_instance(self, record: InstanceRecord) -> None:
+        """A plan for it is over."""
+        self._write(self._instances, record)
+        self.drop_plan(record.instance)
+
+    @staticmethod
+    def _write(folder: Path, record: InstanceRecord) -> None:
         document = {"version": 1, **asdict(record)}
         write_atomic(
-            self._instances / f"{record.instance}.json",
+            folder / f"{record.instance}.json",
             canonical_json(document),
             # without disks there is nothing that a crash could orphan
             durable=record.made,
@@ -206,6 +241,27 @@ class Store:
 
     def drop_instance(self, instance: str) -> None:
         (self._instances / f"{instance}.json").unlink(missing_ok=True)
+        self.drop_plan(instance)
+
+    def plan_instance(self, record: InstanceRecord) -> None:
+        """What the record will be once a disk has been changed: an agent
+        that dies in between leaves it for the next one to find out."""
+        self._write(self._plans, record)
+
+    def planned(self) -> Iterator[tuple[str, InstanceRecord | None]]:
+        """(instance, record); None for a plan that is damaged."""
+        for path in sorted(self._plans.glob("*.json")):
+            try:
+                yield path.stem, self._read(self._plans, path.stem)
+            except InputError:
+                yield path.stem, None
+
+    def drop_plan(self, instance: str) -> None:
+        (self._plans / f"{instance}.json").unlink(missing_ok=True)
+
+    def bases(self) -> list[str]:
+        """Names of those on record."""
+        return sorted(path.stem for path in self._bases.glob("*.json"))
 
     def base(self, name: str) -> BaseRecord | None:
         """What was known of a base; None where it must be hashed again."""

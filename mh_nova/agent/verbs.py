@@ -24,6 +24,7 @@ from mh_core.errors import NotFound
 from mh_core.fields import Fields, text_item
 from mh_core.migration import HOST
 from mh_core.request import PURPOSES
+from mh_nova.agent import verbs_recover
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
 from mh_nova.agent.ours import Ours
@@ -319,12 +320,6 @@ def end(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
-def sweep(context: Context, fields: Fields) -> dict[str, Any]:
-    fields.end()
-    context.launcher.sweep()
-    return {}
-
-
 def describe(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -374,10 +369,10 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "copy": copy,
     "register": register,
     "end": end,
-    "sweep": sweep,
     "describe": describe,
     "resize": resize,
     "arrived": arrived,
+    **verbs_recover.VERBS,
 }
 
 

@@ -35,6 +35,7 @@ from mh_nova.hook import (
     launch,
     ours,
     precache,
+    recover,
     rescue,
     wanted,
 )
@@ -82,6 +83,8 @@ class TrustedLibvirtDriver(Operations):
         self._mh_copies = CopyClient(self._mh_client)
         self._mh_ours = ours.Ours(self._mh_client)
         self._mh_launcher = launch.Launcher(self._mh_client)
+        self._mh_forgetting = recover.Forgetting(self._mh_client)
+        self._mh_begun = recover.Begun()
         self._mh_rescues = rescue.Rescues(self._mh_client)
         self.image_backend = MHBackend(
             CONF.use_cow_images,
@@ -204,6 +207,7 @@ class TrustedLibvirtDriver(Operations):
                 LOG.info("Start admitted [%s]", event, instance=instance)
                 guest = create()
                 ok = True
+                self._mh_begun.add(instance.uuid)
                 faults.tell(instance, "")
                 return guest
             finally:

@@ -23,6 +23,7 @@ from mh_nova.hook.operations.image_cache import ImageCache
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
 from mh_nova.hook.operations.rebuild import Rebuild
+from mh_nova.hook.operations.recover import Recover
 from mh_nova.hook.operations.rescue import Rescue
 from mh_nova.hook.operations.shelve import Shelve
 from mh_nova.hook.operations.snapshot import Snapshot
@@ -31,6 +32,7 @@ from mh_nova.hook.operations.suspend import Suspend
 
 
 class Operations(
+    Recover,
     ImageCache,
     Suspend,
     Console,

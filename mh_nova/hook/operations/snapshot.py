@@ -179,6 +179,19 @@ def _properties(made: Made) -> dict[str, str]:
     }
 
 
+def _deleted(instance: Any) -> bool:
+    """Or about to be; else the guest has ended by itself, and the word for
+    a deletion would leave the server in its task for ever."""
+    try:
+        instance.refresh()
+    except exception.InstanceNotFound:
+        return True
+    return instance.task_state in (
+        task_states.DELETING,
+        task_states.SOFT_DELETING,
+    )
+
+
 @contextlib.contextmanager
 def _refused(context: Any, instance: Any) -> Iterator[None]:
     """Turn our errors into nova's, and say so in the action log: nova
@@ -186,8 +199,8 @@ def _refused(context: Any, instance: Any) -> Iterator[None]:
     try:
         yield
     except MHError as error:
-        if error.event == _GONE:
-            # deleted meanwhile: nova's own word for it
+        if error.event == _GONE and _deleted(instance):
+            # nova's own word for it
             raise exception.InstanceNotFound(
                 instance_id=instance.uuid
             ) from error

@@ -414,21 +414,23 @@ def test_a_new_start_at_the_end_of_the_old_lease(host: Host) -> None:
 
 def test_forgotten(host: Host) -> None:
     host.starts()
-    lease = host.leases.take(ONE)
+    lease = host.leases.of(ONE)
     assert lease is not None
     assert lease.lease == "chain#0"
-    assert host.leases.take(ONE) is None
+    host.leases.forget(ONE)
+    assert host.leases.of(ONE) is None
     host.does_not_ask(301)
     # what may run all the same ends with the lease
     host.at(600)
     host.until(lambda: host.guests.ended)
     host.until(lambda: list(host.store.all()) == [])
-    assert host.leases.take(ONE) is None
+    assert host.leases.of(ONE) is None
 
 
 def test_forgotten_without_an_end(host: Host) -> None:
     host.starts(lease=0)
-    assert host.leases.take(ONE) is not None
+    assert host.leases.of(ONE) is not None
+    host.leases.forget(ONE)
     assert list(host.store.all()) == []
 
 

@@ -227,6 +227,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "register": {"instance": I},
     "end": {"instance": I},
     "sweep": {},
+    "abandoned": {},
     "describe": {"instance": I},
     "resize": {"instance": I, "disk": "disk", "size": 1},
     "arrived": {"instance": I},

@@ -1,0 +1,76 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""After a death: of a nova-compute before this one, of the agent, of QEMU."""
+
+from typing import Any
+
+from nova import exception
+from nova.compute import power_state
+from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_log import log as logging
+from oslo_messaging import (  # type: ignore[import-untyped]
+    MessagingException,
+)
+
+from mh_core.errors import Denied
+from mh_nova.hook import properties, recover
+from mh_nova.hook.base import TrustedDriver
+
+LOG = logging.getLogger(__name__)
+_ENDED = (power_state.SHUTDOWN, power_state.CRASHED)
+
+
+class Recover(LibvirtDriver, TrustedDriver):
+    """Nothing stays where it was left, and the tenant is told why."""
+
+    _mh_forgetting: recover.Forgetting
+    _mh_begun: recover.Begun
+
+    def process_instances_at_startup(
+        self, context: Any, instances: Any
+    ) -> Any:
+        """Before nova looks at each instance of its host."""
+        instances = super().process_instances_at_startup(context, instances)
+        for instance in instances:
+            if not properties.claimed(instance.system_metadata):
+                continue
+            try:
+                recover.broken_off(context, instance)
+            except (exception.NovaException, MessagingException) as exc:
+                # it must not keep nova-compute from starting
+                LOG.warning("Not recovered: %s", exc, instance=instance)
+        return instances
+
+    def update_provider_tree(
+        self, provider_tree: Any, nodename: str, allocations: Any = None
+    ) -> None:
+        """nova asks every minute or so."""
+        self._mh_forgetting.step()
+        super().update_provider_tree(
+            provider_tree, nodename, allocations=allocations
+        )
+
+    def get_info(self, instance: Any, use_cache: bool = True) -> Any:
+        """How nova learns that a guest it has started runs.
+
+        :raises Denied: ``hook.launch.ended``: it has ended instead.
+        """
+        info = super().get_info(instance, use_cache=use_cache)
+        if info.state == power_state.RUNNING:
+            self._mh_begun.discard(instance.uuid)
+        elif info.state in _ENDED and self._mh_begun.discard(instance.uuid):
+            raise Denied(
+                "hook.launch.ended",
+                "the guest ended right after its start",
+            )
+        return info

@@ -1,0 +1,164 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What an end in the middle left to clear up: nova's side of it."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import nova.conf
+import nova.context
+from nova import exception, objects
+from nova.compute import task_states, vm_states
+from nova.compute import utils as compute_utils
+from oslo_log import log as logging
+from oslo_messaging import (  # type: ignore[import-untyped]
+    MessagingException,
+)
+
+from mh_core.errors import Denied, MHError
+from mh_core.fields import Fields, text_item
+from mh_nova.hook import faults
+from mh_nova.hook.agent_client import AgentClient
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+#: Seconds between two looks at what the agent alone has on record.
+PAUSE = 10.0
+_BUILDING = (
+    task_states.SCHEDULING,
+    task_states.BLOCK_DEVICE_MAPPING,
+    task_states.NETWORKING,
+    task_states.SPAWNING,
+    task_states.REBUILDING,
+    task_states.REBUILD_BLOCK_DEVICE_MAPPING,
+    task_states.REBUILD_SPAWNING,
+)
+
+
+class Forgetting:
+    """Instances that the agent has on record, and nova no longer here.
+
+    nova tells its driver once that an instance is gone; an agent that did
+    not run just then would keep its record for ever.
+    """
+
+    def __init__(
+        self,
+        client: AgentClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def step(self) -> None:
+        """Look, unless that was done a moment ago; never raises."""
+        with self._lock:
+            if self._clock() < self._next:
+                return
+            self._next = self._clock() + PAUSE
+        try:
+            for instance in self._client.answer("abandoned", {}, _abandoned):
+                if _gone(instance):
+                    LOG.info("Instance %s is gone: forgotten", instance)
+                    self._client.forget(instance)
+        except MHError as error:
+            LOG.debug("What the agent has on record: %s", error)
+        except (exception.NovaException, MessagingException) as exc:
+            LOG.warning("Instances on the agent's record: %s", exc)
+
+
+def _abandoned(fields: Fields) -> tuple[str, ...]:
+    item = text_item(
+        fields.event, 36, r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    )
+    return fields.list("instances", item, 256)
+
+
+def _gone(instance: str) -> bool:
+    """nova has no such instance here, and is not about to have one."""
+    context = nova.context.get_admin_context(read_deleted="yes")
+    try:
+        found = objects.Instance.get_by_uuid(context, instance)
+    except exception.InstanceNotFound:
+        return True
+    if found.deleted:
+        return True
+    return found.host != CONF.host and found.task_state is None
+
+
+def broken_off(context: Any, instance: Any) -> None:
+    """Say why, where nova-compute ended in the middle of a build, and
+    where nova itself would leave a move unfinished, end it.
+
+    nova sets instances in ERROR that were being built, with no fault; and
+    one whose disk had arrived stays between two states for ever.
+
+    :raises nova.exception.NovaException: nova's.
+    """
+    if (
+        instance.vm_state == vm_states.BUILDING
+        or instance.task_state in _BUILDING
+    ):
+        _fault(
+            context,
+            instance,
+            "nova-compute ended while the server was being launched",
+        )
+    elif instance.task_state == task_states.RESIZE_FINISH:
+        migration = objects.Migration.get_by_id_and_instance(
+            context, instance.migration_context.migration_id, instance.uuid
+        )
+        migration.status = "error"
+        migration.save()
+        instance.vm_state = vm_states.ERROR
+        instance.task_state = None
+        instance.save()
+        _fault(
+            context,
+            instance,
+            "nova-compute ended while the server was arriving; its disk is "
+            "on this host",
+        )
+
+
+def _fault(context: Any, instance: Any, why: str) -> None:
+    error = faults.abort(Denied("hook.launch.broken-off", why))
+    LOG.error("%s", error, instance=instance)
+    compute_utils.add_instance_fault_from_exc(context, instance, error)
+
+
+class Begun:
+    """Guests that were started, and have not been seen running yet.
+
+    nova waits for that without end; a QEMU that has ended meanwhile would
+    hold the server in its state for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: set[str] = set()
+
+    def add(self, instance: str) -> None:
+        with self._lock:
+            self._all.add(instance)
+
+    def discard(self, instance: str) -> bool:
+        """Whether it was among them."""
+        with self._lock:
+            known = instance in self._all
+            self._all.discard(instance)
+            return known
