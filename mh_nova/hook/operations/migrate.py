@@ -22,7 +22,10 @@ from typing import Any
 
 import nova.conf
 from nova import exception, objects
+from nova.compute import task_states
+from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_concurrency import processutils
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
 
@@ -169,10 +172,37 @@ class Migrate(LibvirtDriver, TrustedDriver):
 
         if not self._mh_protected(instance):
             return finish()
+        if instance.task_state == task_states.RESIZE_MIGRATING:
+            self._mh_broke_off(instance, migration)
         with self._mh_off(context, instance):
             self._mh_decide(instance)
             with self._mh_launcher.come_back(instance):
                 finish()
+
+    def _mh_broke_off(self, instance: Any, migration: Any) -> None:
+        """nova-compute ended while it copied the disk, and has begun anew:
+        nova forgets what it had copied.
+
+        Only once nova has set the disk itself aside: with a shared
+        directory, what has its name then is the copy.
+        """
+        dest = migration.dest_host
+        path = libvirt_utils.get_instance_path(instance)
+        if (
+            not dest
+            or migration.dest_compute == CONF.host
+            or not os.path.exists(path + "_resize")
+        ):
+            return
+        try:
+            self._remotefs.remove_dir(dest, path)
+        except processutils.ProcessExecutionError as exc:
+            LOG.warning(
+                "Half a disk may be left on %s: %s",
+                dest,
+                exc,
+                instance=instance,
+            )
 
     # Where it goes to
 
