@@ -115,6 +115,7 @@ class Mortal:
         self.socket = self.folder / "run" / "agent.sock"
         self.instance = ""
         self.pid = 0
+        self._caller = threading.local()
         self.tpm = Swtpm(self.folder / "tpm")
         self.tpm.manufacture()
         self.tpm.start()
@@ -205,6 +206,9 @@ class Mortal:
     def ask(self, verb: str, **members: Any) -> dict[str, Any]:
         """:raises Refused: with the event.
         :raises Gone: the agent did not answer."""
+        killed = getattr(self._caller, "killed", None)
+        if killed is not None and killed.is_set():
+            raise Gone
         body = json.dumps({"verb": verb, **members}).encode()
         answer = b""
         try:
@@ -284,6 +288,13 @@ class Mortal:
         self.run("migrate-in")
         self.ask("arrived", instance=self.instance)
 
+    def unknown(self) -> None:
+        """The disk has just come from another host."""
+        self.die()
+        for kind in ("instances", "leases"):
+            (self.state / kind / f"{self.instance}.json").unlink()
+        self.start()
+
     def snapshot(self) -> None:
         self.ask("snapshot", instance=self.instance, image=str(uuid.uuid4()))
         self._copied()
@@ -330,6 +341,30 @@ class Mortal:
             self.halt.clear()
         assert not thread.is_alive()
         self.start()
+
+    def left_at(self, step: str, operation: Callable[[], None]) -> None:
+        """nova-compute is killed there, and its successor begins; the verb
+        that it waited for ends later."""
+        killed = threading.Event()
+
+        def work() -> None:
+            self._caller.killed = killed
+            with contextlib.suppress(Gone, Refused):
+                operation()
+
+        self.halt.order(step)
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            self.halt.wait(30)
+            killed.set()
+            self.ask("sweep")
+        finally:
+            killed.set()
+            self.halt.go()
+            thread.join(30)
+            self.halt.clear()
+        assert not thread.is_alive()
 
     # -- what is left
 

@@ -18,6 +18,7 @@ that is gone, no lease that the key server does not hear the end of.
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -104,8 +105,7 @@ def test_spawn(host: Mortal, step: str) -> None:
 
 
 def test_the_steps_of_an_arrival(disk: Mortal) -> None:
-    # as on a host where the disk has just arrived
-    disk.forget()
+    disk.unknown()
     assert walked(disk, disk.arrive) == set(steps.ARRIVE)
 
 
@@ -113,8 +113,7 @@ def test_the_steps_of_an_arrival(disk: Mortal) -> None:
 def test_arrival(disk: Mortal, step: str) -> None:
     """It starts there, if the agent came to know of it, with the disk as
     it was, or larger; else where it came from."""
-    # as on a host where the disk has just arrived
-    disk.forget()
+    disk.unknown()
     disk.dies_at(step, disk.arrive)
     sound(disk)
     if f"instances/{disk.instance}.json" in disk.records():
@@ -158,3 +157,20 @@ def test_end(disk: Mortal, step: str) -> None:
     sound(disk)
     gone(disk)
     assert len(disk.kms.told) > before
+
+
+# nova-compute dies, and the agent does not
+
+
+@pytest.mark.parametrize("step", steps.SPAWN)
+def test_nova_compute_dies(host: Mortal, step: str) -> None:
+    """Its successor has the agent give up whatever is under way."""
+    host.new()
+    host.left_at(step, host.spawn)
+    host.remove()
+    end = time.monotonic() + 10
+    while host.records() and not host.ask("abandoned")["instances"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    sound(host)
+    gone(host)

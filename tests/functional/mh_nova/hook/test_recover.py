@@ -1,0 +1,274 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""After a death, on nova's side: against nova's own database layer."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from nova import exception, objects
+from nova.compute import power_state, task_states, vm_states
+from nova.virt.libvirt.driver import LibvirtDriver
+
+from mh_core.errors import Denied
+from mh_nova.hook import recover
+from mh_nova.hook.agent_client import AgentClient
+from mh_nova.hook.operations import snapshot
+from tests.functional.mh_nova.hook import test_restore
+from tests.functional.mh_nova.hook.conftest import OTHER, Stock
+from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
+
+CONTEXT = test_restore.CONTEXT
+database = test_restore.database
+instance = test_restore.instance
+
+
+@pytest.fixture
+def forgetting(agent: FakeAgent) -> recover.Forgetting:
+    return recover.Forgetting(AgentClient(agent.path, 5, 5))
+
+
+def forgotten(agent: FakeAgent) -> list[str]:
+    return [one["instance"] for one in agent.seen if one["verb"] == "forget"]
+
+
+def abandons(agent: FakeAgent, *instances: str) -> None:
+    agent.answers["abandoned"] = {"ok": True, "instances": list(instances)}
+    agent.answers["forget"] = {"ok": True}
+
+
+# What the agent alone has on record
+
+
+def test_unknown_to_nova(
+    agent: FakeAgent, forgetting: recover.Forgetting
+) -> None:
+    abandons(agent, OTHER)
+    forgetting.step()
+    assert forgotten(agent) == [OTHER]
+
+
+@pytest.mark.parametrize(
+    ("host", "task", "gone"),
+    [
+        # say, its file system is not mounted
+        ("node1", None, False),
+        ("node1", task_states.SPAWNING, False),
+        # nova takes the host of a failed build away
+        (None, None, True),
+        ("node2", None, True),
+        # on its way: perhaps to here
+        (None, task_states.SPAWNING, False),
+        ("node2", task_states.MIGRATING, False),
+    ],
+)
+def test_known_to_nova(
+    agent: FakeAgent,
+    forgetting: recover.Forgetting,
+    instance: objects.Instance,
+    host: str | None,
+    task: str | None,
+    gone: bool,
+) -> None:
+    instance.host, instance.task_state = host, task
+    instance.save()
+    abandons(agent, INSTANCE)
+    forgetting.step()
+    assert forgotten(agent) == ([INSTANCE] if gone else [])
+
+
+def test_deleted_by_nova(
+    agent: FakeAgent, forgetting: recover.Forgetting
+) -> None:
+    gone = objects.Instance(
+        CONTEXT, uuid=OTHER, project_id="p", user_id="u", host="node1"
+    )
+    gone.create()
+    gone.destroy()
+    abandons(agent, OTHER)
+    forgetting.step()
+    assert forgotten(agent) == [OTHER]
+
+
+def test_not_asked_all_the_time(agent: FakeAgent) -> None:
+    now = [0.0]
+    forgetting = recover.Forgetting(
+        AgentClient(agent.path, 5, 5), clock=lambda: now[0]
+    )
+    abandons(agent)
+    forgetting.step()
+    forgetting.step()
+    assert len(agent.seen) == 1
+    now[0] = recover.PAUSE
+    forgetting.step()
+    assert len(agent.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        no("agent.libvirt"),
+        {"ok": True, "instances": ["../etc"]},
+        {"ok": True, "instances": [OTHER] * 257},
+    ],
+)
+def test_the_agent_does_not_say(
+    agent: FakeAgent, forgetting: recover.Forgetting, answer: Any
+) -> None:
+    agent.answers["abandoned"] = answer
+    forgetting.step()
+    assert forgotten(agent) == []
+
+
+# What nova-compute was in the middle of
+
+
+def fault(instance: objects.Instance) -> str:
+    found = objects.InstanceFault.get_latest_for_instance(
+        CONTEXT, instance.uuid
+    )
+    return "" if found is None else str(found.message)
+
+
+@pytest.mark.parametrize(
+    ("state", "task", "said"),
+    [
+        (vm_states.BUILDING, task_states.SPAWNING, True),
+        (vm_states.BUILDING, None, True),
+        (vm_states.SHELVED_OFFLOADED, task_states.SPAWNING, True),
+        (vm_states.ACTIVE, task_states.REBUILD_SPAWNING, True),
+        (vm_states.ACTIVE, None, False),
+        (vm_states.ACTIVE, task_states.IMAGE_UPLOADING, False),
+        (vm_states.ACTIVE, task_states.RESIZE_MIGRATED, False),
+    ],
+)
+def test_a_build(
+    instance: objects.Instance, state: str, task: str | None, said: bool
+) -> None:
+    """nova itself sets it in ERROR right after."""
+    instance.vm_state, instance.task_state = state, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    assert ("[hook.launch.broken-off]" in fault(instance)) is said
+    assert instance.vm_state == state
+
+
+def test_an_arrival(instance: objects.Instance) -> None:
+    """nova would leave it between two states."""
+    migration = objects.Migration(
+        CONTEXT,
+        instance_uuid=instance.uuid,
+        source_compute="node2",
+        dest_compute="node1",
+        status="post-migrating",
+        migration_type="migration",
+    )
+    migration.create()
+    instance.task_state = task_states.RESIZE_FINISH
+    instance.migration_context = objects.MigrationContext(
+        CONTEXT,
+        instance_uuid=instance.uuid,
+        migration_id=migration.id,
+    )
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("error", None)
+    assert "[hook.launch.broken-off]" in fault(instance)
+    found = objects.Migration.get_by_id(CONTEXT, migration.id)
+    assert found.status == "error"
+
+
+def test_at_the_start(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours only, and whatever becomes of one, all of them go on to nova."""
+    seen: list[str] = []
+
+    def broken_off(_context: Any, one: Any) -> None:
+        seen.append(one.uuid)
+        raise exception.InstanceNotFound(instance_id=one.uuid)
+
+    monkeypatch.setattr(recover, "broken_off", broken_off)
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "process_instances_at_startup",
+        lambda self, context, instances: instances,
+    )
+    both = [
+        SimpleNamespace(
+            uuid=INSTANCE, system_metadata={"image_mh_version": "1"}
+        ),
+        SimpleNamespace(uuid=OTHER, system_metadata={}),
+    ]
+    assert driver.process_instances_at_startup(CONTEXT, both) == both
+    assert seen == [INSTANCE]
+
+
+# A guest that ended right after its start
+
+
+def states(monkeypatch: pytest.MonkeyPatch, *found: int) -> None:
+    left = list(found)
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "get_info",
+        lambda self, instance, use_cache=True: SimpleNamespace(
+            state=left.pop(0)
+        ),
+    )
+
+
+@pytest.mark.parametrize("state", [power_state.SHUTDOWN, power_state.CRASHED])
+def test_ended_at_once(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, state: int
+) -> None:
+    """nova waits for it no longer; asked again, it is simply off."""
+    states(monkeypatch, state, state)
+    one = SimpleNamespace(uuid=INSTANCE)
+    driver._mh_begun.add(INSTANCE)
+    with pytest.raises(Denied) as caught:
+        driver.get_info(one)
+    assert caught.value.event == "hook.launch.ended"
+    assert driver.get_info(one).state == state
+
+
+def test_ended_later(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    states(
+        monkeypatch,
+        power_state.NOSTATE,
+        power_state.RUNNING,
+        power_state.SHUTDOWN,
+    )
+    one = SimpleNamespace(uuid=INSTANCE)
+    driver._mh_begun.add(INSTANCE)
+    for _ in range(3):
+        driver.get_info(one)
+
+
+# A guest that ended while its disk was copied
+
+
+def test_a_copy_of_a_deleted_instance(instance: objects.Instance) -> None:
+    instance.task_state = task_states.DELETING
+    instance.save()
+    assert snapshot._deleted(instance)
+
+
+def test_a_copy_of_one_whose_guest_ended(
+    instance: objects.Instance,
+) -> None:
+    instance.task_state = task_states.IMAGE_PENDING_UPLOAD
+    instance.save()
+    assert not snapshot._deleted(instance)
