@@ -102,9 +102,21 @@ class Attempts:
         with self._lock:
             return self._all.get(instance)
 
-    def all(self) -> list[Attempt]:
+    def busy(self) -> set[str]:
+        """Instances for which a verb works just now."""
         with self._lock:
-            return list(self._all.values())
+            turns = list(self._turns.items())
+        found = set()
+        for instance, turn in turns:
+            if turn.acquire(blocking=False):
+                turn.release()
+            else:
+                found.add(instance)
+        return found
+
+    def all(self) -> dict[str, Attempt]:
+        with self._lock:
+            return dict(self._all)
 
     def put(self, attempt: Attempt) -> None:
         with self._lock:

@@ -96,15 +96,20 @@ class Recovering(Rescuing, Copying):
         # 1
         super().sweep()
         # 2, 3
+        busy = self._attempts.busy()
         threads = [
             threading.Thread(
                 target=self._give_up_one,
-                args=(attempts, attempt),
+                args=(attempts, instance, begun.get(instance)),
                 name="give-up",
                 daemon=True,
             )
-            for attempts in (self._attempts, self._side.attempts)
-            for attempt in attempts.all()
+            for attempts, begun in (
+                (self._attempts, self._attempts.all()),
+                (self._side.attempts, self._side.attempts.all()),
+            )
+            # a verb that works may be about to begin one
+            for instance in {*begun, *busy}
         ]
         for thread in threads:
             thread.start()
@@ -112,10 +117,16 @@ class Recovering(Rescuing, Copying):
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def _give_up_one(self, attempts: Attempts, attempt: Attempt) -> None:
-        instance = attempt.record.instance
+    def _give_up_one(
+        self, attempts: Attempts, instance: str, known: Attempt | None
+    ) -> None:
+        """
+        :param known: of before; None: whatever there is, once the verb that
+            works has ended.
+        """
         with self._attempts.own(instance), attempts.own(instance):
-            if attempts.get(instance) is not attempt:
+            attempt = attempts.get(instance)
+            if attempt is None or attempt is not (known or attempt):
                 # it has ended by itself, or a new one has begun
                 return
             if attempt.request.purpose == PURPOSE:

@@ -29,6 +29,7 @@ import pytest
 from tests.fixture import steps
 from tests.minicloud import guest, overlay_write
 from tests.minicloud.mortal import Mortal, Small, launch
+from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
 from tests.minicloud.search import (
     Needle,
@@ -40,6 +41,8 @@ from tests.minicloud.search import (
 from tests.minicloud.story import Story
 from tests.minicloud.world import TrustedImage, World
 
+#: node3 is used in some of it; see conftest.
+MOVES = True
 ALL = os.environ.get("MH_FAULTS") == "all"
 pytestmark = [
     pytest.mark.minicloud,
@@ -344,6 +347,127 @@ def test_death_in_a_snapshot(
     host.world.agent_ready(host.node)
     compute.reboot_server(server.id, "HARD")
     assert host.settled(server).status == "ACTIVE"
+
+
+# A cold move
+
+
+@pytest.fixture(scope="module")
+def other(host: Mortal, second_host: Node) -> collections.abc.Iterator[Mortal]:
+    other = Mortal(host.world, second_host)
+    other.begin()
+    yield other
+    other.end()
+
+
+@pytest.fixture
+def moving(
+    host: Mortal, other: Mortal, image: TrustedImage
+) -> collections.abc.Iterator[typing.Any]:
+    """On the one host, and about to go to the other."""
+    world = host.world
+    world.only(host.node)
+    made = world.boots("moving", image)
+    world.only(host.node, other.node)
+    yield made
+    world.only(host.node)
+    world.delete(made)
+    for one in (host, other):
+        one.nothing_left(made)
+
+
+#: Nothing becomes larger here.
+ARRIVE = (
+    *(step for step in steps.ARRIVE if not step.startswith("resize:")),
+    *steps.COMPUTE_ARRIVE,
+)
+
+
+def moves(
+    world: World, at: Mortal, to: Mortal, server: typing.Any, step: str
+) -> None:
+    with at.standing(step):
+        world.admin.compute.migrate_server(server.id, host=to.node.name)
+
+
+def runs_on(at: Mortal, server: typing.Any, image: TrustedImage) -> None:
+    found = at.settled(server)
+    assert found.status == "ACTIVE", guest.fault(found)
+    assert found.hypervisor_hostname == at.node.name
+    guest.wait_console(at.world.admin, found, image.token)
+    assert at.node.virsh("secret-list").stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "step", short(steps.COMPUTE_LEAVE, ("leave: copied",))
+)
+def test_the_source_dies(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    step: str,
+) -> None:
+    """The guest runs where it was, and nothing is where it was to go."""
+    moves(host.world, host, other, moving, step)
+    host.kill("nova-compute")
+    host.halt.go()
+    host.revive("nova-compute")
+    found = host.settled(moving)
+    if found.status == "SHUTOFF":
+        host.world.tenant.compute.start_server(moving.id)
+    runs_on(host, moving, image)
+    other.nothing_left(moving)
+    host.world.agent_ready(host.node)
+
+
+@pytest.mark.parametrize(
+    "step",
+    short(ARRIVE, ("start: secrets defined",)),
+)
+def test_the_agent_of_the_destination_dies(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    step: str,
+) -> None:
+    """There and off, or running; and reverted it runs where it was."""
+    moves(host.world, other, other, moving, step)
+    other.kill("agent")
+    other.halt.go()
+    other.revive("agent")
+    found = other.settled(moving)
+    assert found.status == "VERIFY_RESIZE", guest.fault(found)
+    assert other.node.virsh("secret-list").stdout.strip() == ""
+    host.world.agent_ready(other.node)
+    host.world.tenant.compute.revert_server_resize(moving.id)
+    runs_on(host, moving, image)
+    other.nothing_left(moving)
+
+
+@pytest.mark.parametrize(
+    "step",
+    short(ARRIVE, ("arrive: ask start",)),
+)
+def test_nova_compute_of_the_destination_dies(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    step: str,
+) -> None:
+    """nova's own word for a move that failed, and ours for why; with a
+    hard reboot it goes on there."""
+    moves(host.world, other, other, moving, step)
+    other.kill("nova-compute")
+    other.halt.go()
+    other.revive("nova-compute")
+    found = other.settled(moving)
+    assert found.status == "ERROR"
+    assert "hook.launch.broken-off" in guest.fault(found)
+    assert other.node.virsh("secret-list").stdout.strip() == ""
+    host.world.agent_ready(other.node)
 
 
 # After all of it

@@ -45,6 +45,7 @@ class Mortal:
     def __init__(self, world: World, node: Node) -> None:
         self.world, self.node = world, node
         self.cloud, self.product = world.cloud, world.product
+        self._extra = ""
         self.halt = Halt(node.folder / "run/mystery-hill/halt")
 
     def begin(self) -> None:
@@ -53,6 +54,9 @@ class Mortal:
         self.start_agent()
         self.node.options.command = ["python", "-m", COMPUTE]
         self.node.options.env = SOURCES
+        self._extra = self.node.options.extra
+        # how soon nova looks for what moves of deleted servers left
+        self.node.options.extra += "[DEFAULT]\ninstance_delete_interval = 5\n"
         self.cloud.restart_compute(self.node)
         self.ready()
 
@@ -63,6 +67,7 @@ class Mortal:
         self.product.start_agent(self.node)
         self.node.options.command = ["mh-nova-compute"]
         self.node.options.env = {}
+        self.node.options.extra = self._extra
         self.cloud.restart_compute(self.node)
         self.ready()
 

@@ -358,12 +358,15 @@ class Mortal:
         try:
             self.halt.wait(30)
             killed.set()
-            self.ask("sweep")
+            successor = threading.Thread(target=self.ask, args=("sweep",))
+            successor.start()
+            time.sleep(0.05)
         finally:
             killed.set()
             self.halt.go()
             thread.join(30)
             self.halt.clear()
+        successor.join(30)
         assert not thread.is_alive()
 
     # -- what is left
