@@ -30,7 +30,8 @@ Steps, with the id each refuses by:
    config drive is there to be read only (``agent.admit.config-drive``; its
    content is :mod:`.config_drive`'s decision), the root disk is there
    (``agent.admit.root-disk``), and user-data is what the launch policy
-   lists (``agent.admit.user-data``);
+   lists (``agent.admit.user-data``), a virtual TPM is there only where the
+   instance has one, its state encrypted (``agent.admit.tpm``);
 6. nothing else is in it (``agent.admit.element``).
 
 Pure: what it knows of the host stands in :class:`Facts`.
@@ -47,6 +48,7 @@ from lxml import etree
 from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.verdict import Event, Findings, Verdict
+from mh_nova.agent import domain_tpm
 from mh_nova.agent.domain_schema import ALLOWED
 
 EVENT = "agent.admit"
@@ -116,6 +118,7 @@ class Facts:
     :param root: name of the disk that it boots from.
     :param plain: path of the one disk that may be in the clear, where the
         key server allowed a plain rescue image; else empty.
+    :param tpm: uuid of the secret of its virtual TPM; empty: it has none.
     """
 
     instance: str
@@ -127,6 +130,7 @@ class Facts:
     emulators: tuple[str, ...] = field(default=())
     root: str = "disk"
     plain: str = ""
+    tpm: str = ""
 
 
 def domain_digest(xml: str) -> str:
@@ -213,6 +217,8 @@ def admit(xml: str, facts: Facts) -> Verdict:
         found.add(
             EVENT + ".user-data", "the launch policy lists no such user-data"
         )
+    if not domain_tpm.right(root, facts.tpm):
+        found.add(EVENT + ".tpm", "the virtual TPM is not the instance's own")
     # 3, 4, 6
     _elements(root, "", found)
     if found.events:

@@ -30,6 +30,7 @@ from mh_nova.agent.domain_rule import (
     Rule,
     rules,
 )
+from mh_nova.agent.domain_tpm import TPM
 
 _TOP = rules(
     ("", {"type": "qemu|kvm", "id": NUMBER}, EMPTY),
@@ -190,4 +191,11 @@ _OS = rules(
     ),
 )
 
-ALLOWED: dict[str, Rule] = {**_TOP, **_OS, **DISK, **INTERFACE, **DEVICES}
+ALLOWED: dict[str, Rule] = {
+    **_TOP,
+    **_OS,
+    **DISK,
+    **INTERFACE,
+    **DEVICES,
+    **TPM,
+}

@@ -13,6 +13,7 @@
 
 from typing import Any
 
+from mh_core import vtpm
 from mh_core.manifest import claimed_driver
 from mh_core.secret import Secret
 from mh_core.vm_report import VmClaims
@@ -84,7 +85,17 @@ def secret_keys(record: InstanceRecord, opened: Opened) -> dict[str, Secret]:
         if disk.base:
             name = secret_uuid(record.instance, disk.name, "base")
             keys[name] = opened.payload.dek
+    # asked for only where a guest is to run with it
+    if vtpm.DISK in opened.payload.overlay_keys:
+        keys[vtpm.secret_uuid(record.instance)] = opened.payload.overlay_keys[
+            vtpm.DISK
+        ]
     return keys
+
+
+def tpm_secret(record: InstanceRecord) -> str:
+    """Uuid of the libvirt secret of its virtual TPM; empty: it has none."""
+    return vtpm.secret_uuid(record.instance) if record.vtpm else ""
 
 
 def vm_claims(attempt: Attempt, now: int) -> VmClaims:

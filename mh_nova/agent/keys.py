@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from mh_core import manifest
+from mh_core import manifest, vtpm
 from mh_core.errors import MHError, Unavailable
 from mh_core.request import Disk, KeyRequest
 from mh_nova.agent.attempt import MAX_AGE, Attempt, Opened, Wrapped
@@ -33,12 +33,17 @@ from mh_nova.agent.store import InstanceRecord
 
 LOG = logging.getLogger(__name__)
 _AT_ONCE = 16
+#: Purposes after which a guest runs; only these need the key of its TPM.
+_RUNS = ("launch", "start", "migrate-in", "resize")
 
 
 def key_request(
     record: InstanceRecord, url: KeyUrl, purpose: str, ticket: str
 ) -> KeyRequest:
     """The request for one instance's keys; its digest is what is quoted."""
+    disks = tuple(Disk(disk.name, disk.luks_uuid) for disk in record.disks)
+    if record.vtpm and purpose in _RUNS:
+        disks += (vtpm.wanted(record.instance),)
     return KeyRequest(
         key_id=record.key_id,
         kms_origin=str(url.origin),
@@ -49,7 +54,7 @@ def key_request(
         host=record.host,
         image=record.image,
         manifest_digest=manifest.digest(record.manifest),
-        disks=tuple(Disk(disk.name, disk.luks_uuid) for disk in record.disks),
+        disks=disks,
         ticket=ticket,
     )
 

@@ -34,8 +34,11 @@ EVENT = "agent.secrets"
 PREFIX = "mh-"
 _XML = (
     "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid>"
-    "<usage type='volume'><volume>{prefix}{uuid}</volume></usage></secret>"
+    "<usage type='{usage}'><{member}>{prefix}{uuid}</{member}></usage>"
+    "</secret>"
 )
+#: What libvirt uses a secret for: its name of it, and the member for ours.
+_DISK, _TPM = ("volume", "volume"), ("vtpm", "name")
 
 
 class Libvirt:
@@ -104,7 +107,9 @@ class Libvirt:
 class Keeper(Protocol):
     """What :class:`mh_nova.agent.launch.Launcher` needs of this module."""
 
-    def define(self, instance: str, keys: Mapping[str, Secret]) -> None: ...
+    def define(
+        self, instance: str, keys: Mapping[str, Secret], tpm: str = ""
+    ) -> None: ...
 
     def drop(self, instance: str) -> None: ...
 
@@ -137,10 +142,13 @@ class Secrets:
             self._wake.notify_all()
         self.sweep()
 
-    def define(self, instance: str, keys: Mapping[str, Secret]) -> None:
+    def define(
+        self, instance: str, keys: Mapping[str, Secret], tpm: str = ""
+    ) -> None:
         """Put an instance's keys into libvirt, all or none.
 
         :param keys: secret uuid to disk key (32 bytes).
+        :param tpm: the one of them for a virtual TPM's state, if any.
         :raises Unavailable: ``agent.secrets.define``.
         """
         with self._wake:
@@ -155,9 +163,11 @@ class Secrets:
         try:
             connection = self._libvirt.connection()
             for name, key in keys.items():
-                secret = connection.secretDefineXML(
-                    _XML.format(uuid=name, prefix=PREFIX), 0
+                usage, member = _TPM if name == tpm else _DISK
+                xml = _XML.format(
+                    uuid=name, prefix=PREFIX, usage=usage, member=member
                 )
+                secret = connection.secretDefineXML(xml, 0)
                 secret.setValue(luks1.passphrase(key.reveal()), 0)
         except (libvirt.libvirtError, Unavailable) as exc:
             self.drop(instance)

@@ -21,6 +21,7 @@ from mh_nova.agent.facts import (
     base_path,
     expected_disks,
     secret_keys,
+    tpm_secret,
     vm_claims,
 )
 from mh_nova.agent.keys import key_request
@@ -112,9 +113,12 @@ class Starting(Work):
             user_data_digest=record.user_data_digest,
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
+            tpm=tpm_secret(record),
         )
         audit = self._admitted(attempt, opened, xml, facts)
-        self._p.secrets.define(record.instance, secret_keys(record, opened))
+        self._p.secrets.define(
+            record.instance, secret_keys(record, opened), facts.tpm
+        )
         attempt.stage = Stage.STARTING
         return GRANTED, f"{audit}; key server: {opened.payload.audit}"
 

@@ -105,7 +105,10 @@ class DiskRecord:
 
 @dataclass(frozen=True)
 class InstanceRecord:
-    """One instance, as ``prepare`` gave it; ``made`` once its disks exist."""
+    """One instance, as ``prepare`` gave it; ``made`` once its disks exist.
+
+    :param vtpm: it has a virtual TPM.
+    """
 
     instance: str
     image: str
@@ -119,6 +122,7 @@ class InstanceRecord:
     user_data_digest: str
     disks: tuple[DiskRecord, ...]
     made: bool = False
+    vtpm: bool = False
 
     @classmethod
     def parse(cls, value: Any) -> "InstanceRecord":
@@ -138,6 +142,8 @@ class InstanceRecord:
             user_data_digest=fields.text("user_data_digest", maximum=64),
             disks=fields.list("disks", DiskRecord.parse, 16),
             made=fields.boolean("made"),
+            # not in the records of earlier versions
+            vtpm=fields.boolean("vtpm", False),
         )
         fields.end()
         return record

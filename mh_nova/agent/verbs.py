@@ -108,6 +108,7 @@ def _record(fields: Fields, pattern: str, root: str) -> InstanceRecord:
             "user_data_digest", pattern=r"|[0-9a-f]{64}"
         ),
         disks=disks,
+        vtpm=fields.boolean("vtpm", False),
     )
 
 

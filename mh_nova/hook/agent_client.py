@@ -115,6 +115,7 @@ class PrepareRequest:
         one that was unshelved.
     :param virtual_size: bytes, as the image's property claims.
     :param user_data_digest: SHA-256 (hex) of the user data, or empty.
+    :param vtpm: it has a virtual TPM.
     """
 
     instance: str
@@ -132,6 +133,7 @@ class PrepareRequest:
     disks: tuple[tuple[str, int], ...]
     user_data_digest: str
     based: bool = True
+    vtpm: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -153,6 +155,7 @@ class PrepareRequest:
                 for name, size in self.disks
             ],
             "user_data_digest": self.user_data_digest,
+            "vtpm": self.vtpm,
         }
 
     def __repr__(self) -> str:

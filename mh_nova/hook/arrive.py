@@ -32,7 +32,7 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, InputError, MHError
-from mh_nova.hook import ours
+from mh_nova.hook import firmware, ours
 from mh_nova.hook.agent_client import AgentClient, PrepareRequest
 from mh_nova.hook.description import Description
 
@@ -175,6 +175,7 @@ class Arrivals(ABC):
                 disks=described.disks,
                 user_data_digest=user_data_digest(instance.user_data),
                 based=described.based,
+                vtpm=bool(firmware.vtpm(instance)),
             )
         )
 

@@ -9,42 +9,77 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""A guest's firmware and virtual TPM: refused early, with the reason.
+"""A guest's firmware and virtual TPM: what cannot be is refused early.
 
-The agent's allow-list has neither, so that a start would end there; this is
-said before anything is fetched or nova has made a secret for the TPM.
+The agent's allow-list decides at the start; this is said before anything is
+fetched.
 """
 
 from typing import Any
 
+import nova.conf
 from nova import exception
 from nova.objects import fields
 from nova.virt import hardware
 
 from mh_core.errors import Denied
 
+CONF = nova.conf.CONF
+
+
+def vtpm(instance: Any, flavor: Any = None) -> Any:
+    """nova's description of the virtual TPM that an instance has; None: it
+    has none.
+
+    :param flavor: another than its own.
+    :raises Denied: ``hook.refused.vtpm``: flavor and image disagree.
+    """
+    try:
+        return hardware.get_vtpm_constraint(
+            flavor or instance.flavor, instance.image_meta
+        )
+    except (exception.NovaException, NotImplementedError) as exc:
+        # the latter from nova's own sentence about the image's name
+        raise Denied(
+            "hook.refused.vtpm",
+            "flavor and image do not agree on the virtual TPM",
+        ) from exc
+
 
 def check(instance: Any) -> None:
     """
-    :raises Denied: ``hook.refused.vtpm``: its state would be encrypted
-        under a secret of the cloud's key manager, not of the tenant's;
+    :raises Denied: ``hook.refused.vtpm``: a virtual TPM that this host
+        cannot have, or of an old version;
         ``hook.refused.uefi``: its variables would be in the clear.
     """
-    image = instance.image_meta
-    try:
-        vtpm = hardware.get_vtpm_constraint(instance.flavor, image)
-    except exception.NovaException:
-        # flavor and image disagree: whatever nova makes of it
-        vtpm = True
-    if vtpm:
+    found = vtpm(instance)
+    if found and not CONF.libvirt.swtpm_enabled:
         raise Denied(
             "hook.refused.vtpm",
-            "a virtual TPM's state would be kept under a key of the cloud's "
-            "key manager, not of the tenant's",
+            "this host has no virtual TPMs: [libvirt] swtpm_enabled",
         )
-    if image.properties.get("hw_firmware_type") == fields.FirmwareType.UEFI:
+    if found and found.version != fields.TPMVersion.v2_0:
+        raise Denied(
+            "hook.refused.vtpm", "the virtual TPM must be of version 2.0"
+        )
+    if (
+        instance.image_meta.properties.get("hw_firmware_type")
+        == fields.FirmwareType.UEFI
+    ):
         raise Denied(
             "hook.refused.uefi",
             "UEFI firmware keeps its variables in the clear on the host; use "
             "an image that boots with BIOS",
+        )
+
+
+def check_resize(instance: Any, flavor: Any) -> None:
+    """
+    :raises Denied: ``hook.migrate.vtpm``: nova would throw the TPM's state
+        away, or ask the cloud's key manager about it.
+    """
+    if vtpm(instance) != vtpm(instance, flavor):
+        raise Denied(
+            "hook.migrate.vtpm",
+            "a resize cannot add, change or remove a virtual TPM",
         )

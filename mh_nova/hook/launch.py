@@ -30,7 +30,7 @@ from oslo_log import log as logging
 from oslo_utils import fileutils
 
 from mh_core.errors import Denied
-from mh_nova.hook import disks, download, inspection, properties
+from mh_nova.hook import disks, download, firmware, inspection, properties
 from mh_nova.hook.agent_client import (
     AgentClient,
     PrepareRequest,
@@ -115,6 +115,7 @@ class Launcher(Arrivals):
                 virtual_size=facts.virtual_size,
                 disks=((ROOT, size or root or facts.virtual_size), *more),
                 user_data_digest=user_data_digest(instance.user_data),
+                vtpm=bool(firmware.vtpm(instance)),
             )
         )
         return facts

@@ -189,6 +189,9 @@ snapshots_directory = @INSTANCES@/snapshots
 wait_soft_reboot_seconds = 5
 live_migration_scheme = tcp
 live_migration_inbound_addr = @IP@
+swtpm_enabled = true
+swtpm_user = root
+swtpm_group = root
 [workarounds]
 skip_cpu_compare_on_dest = true
 """
@@ -221,6 +224,8 @@ QEMU = """\
 security_driver = "none"
 user = "root"
 group = "root"
+swtpm_user = "root"
+swtpm_group = "root"
 dynamic_ownership = 0
 remember_owner = 0
 cgroup_controllers = []

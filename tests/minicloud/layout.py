@@ -56,8 +56,10 @@ MOUNT_POINTS = (
     "/var/cache/libvirt",
     "/var/lib/libvirt",
     "/var/lib/mystery-hill",
+    "/var/lib/swtpm-localca",
     "/var/log/libvirt",
     "/var/log/mystery-hill",
+    "/var/log/swtpm",
 )
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]

@@ -144,6 +144,8 @@ class Node:
             "var/lib/libvirt",
             "var/log/libvirt",
             "var/cache/libvirt",
+            "var/lib/swtpm-localca",
+            "var/log/swtpm",
         ):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

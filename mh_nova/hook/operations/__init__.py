@@ -29,6 +29,7 @@ from mh_nova.hook.operations.shelve import Shelve
 from mh_nova.hook.operations.snapshot import Snapshot
 from mh_nova.hook.operations.stopped import Stopped
 from mh_nova.hook.operations.suspend import Suspend
+from mh_nova.hook.operations.vtpm import VirtualTpm
 
 
 class Operations(
@@ -45,5 +46,6 @@ class Operations(
     Attach,
     ConfigDrive,
     Stopped,
+    VirtualTpm,
 ):
     """Every operation that a driver for protected instances overrides."""

@@ -31,7 +31,7 @@ from oslo_serialization import jsonutils
 
 from mh_core.errors import Denied, MHError
 from mh_core.fields import Fields
-from mh_nova.hook import faults, launch
+from mh_nova.hook import faults, firmware, launch
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.description import Description
@@ -66,7 +66,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
         """Refused while the guest still runs, it runs on.
 
         1. metadata and host agree that it is ours;
-        2. the new flavor has no other disks;
+        2. the new flavor has no other disks, and the same virtual TPM;
         3. the destination offers itself for trusted instances.  That is the
            cloud's word, good for an early answer: what counts is whether the
            key is released there;
@@ -88,6 +88,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
                         EVENT + ".flavor",
                         "a resize cannot change swap or ephemeral disks",
                     )
+                firmware.check_resize(instance, flavor)
                 # 3
                 self._mh_check_destination(context, instance)
             except MHError as error:

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 SETUP = r"""
 set -e
 for d in /run /var/lib/libvirt /etc/libvirt /var/log/libvirt \
-    /var/cache/libvirt; do
+    /var/cache/libvirt /var/log/swtpm /var/lib/swtpm-localca; do
   mkdir -p $d; mount -t tmpfs -o size=64m tmpfs $d
 done
 mkdir -p /run/libvirt /run/lock /var/lib/libvirt/qemu /etc/libvirt/qemu \
@@ -53,6 +53,8 @@ stdio_handler = "file"
 security_driver = "none"
 user = "root"
 group = "root"
+swtpm_user = "root"
+swtpm_group = "root"
 cgroup_controllers = []
 namespaces = []
 remember_owner = 0

@@ -134,8 +134,13 @@ class NotedSecrets:
 
     defined: dict[str, dict[str, bytes]] = field(default_factory=dict)
     ever: int = 0
+    #: Uuid of the last secret for a virtual TPM, or empty.
+    tpms: dict[str, str] = field(default_factory=dict)
 
-    def define(self, instance: str, keys: Mapping[str, Secret]) -> None:
+    def define(
+        self, instance: str, keys: Mapping[str, Secret], tpm: str = ""
+    ) -> None:
+        self.tpms[instance] = tpm
         self.defined[instance] = {
             name: key.reveal() for name, key in keys.items()
         }

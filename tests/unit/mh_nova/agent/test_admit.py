@@ -69,6 +69,7 @@ def facts(changes: dict[str, Any] | None = None) -> Facts:
         emulators=("/usr/bin/qemu-system-x86_64",),
         root=changes.get("root", "disk"),
         plain=changes.get("plain", ""),
+        tpm=changes.get("tpm", ""),
     )
 
 

@@ -92,6 +92,7 @@ def test_each_verb_sends_what_the_protocol_says(agent: FakeAgent) -> None:
             "virtual_size": 1024,
             "disks": [{"name": "disk", "size": 2048}],
             "user_data_digest": "",
+            "vtpm": False,
         },
         {"verb": "make", "downloaded": True, **one},
         {"verb": "disks", **one},
