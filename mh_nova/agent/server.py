@@ -25,6 +25,7 @@ from typing import Any
 from mh_core.encoding import MAX_JSON, canonical_json, parse_json
 from mh_core.errors import Denied, InputError, MHError
 from mh_nova.agent.reason import refused
+from mh_nova.agent.unix_socket import bound
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.socket"
@@ -73,15 +74,7 @@ class Server:
         self._handle = handle
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._stopped = threading.Event()
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        old = os.umask(0o177)
-        try:
-            self._socket.bind(path)
-        finally:
-            os.umask(old)
+        self._socket = bound(path)
         if group:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
             os.chmod(path, 0o660)

@@ -31,6 +31,7 @@ from mh_core.fields import Fields
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.store import InstanceRecord
 from mh_nova.agent.stream import Streams
+from mh_nova.agent.unix_socket import bound
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.stream"
@@ -84,15 +85,7 @@ class StreamServer:
         self._host = host
         self._streams = streams
         self._stopped = threading.Event()
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        old = os.umask(0o177)
-        try:
-            self._socket.bind(path)
-        finally:
-            os.umask(old)
+        self._socket = bound(path)
         self._socket.listen(8)
         self._thread = threading.Thread(
             target=self._serve, name="stream-accept", daemon=True
