@@ -54,6 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(200, {"version": version, "resources": []})
         elif len(parts) == 2:
             self.answer(200, {parts[1].replace("-", "_"): []})
+        elif parts[1:2] == ["quotas"] and len(parts) == 3:
+            self.answer(200, {"quota": {"port": -1}})
         else:
             self.refuse(404, "NotFound", self.path)
 

@@ -223,7 +223,7 @@ class Suite:
         found: dict[str, str] = json.loads(done.stdout)
         found = {_name(test): word for test, word in found.items()}
         if not any(word == "success" for word in found.values()):
-            raise CloudError(f"tempest ran nothing well; see {log}")
+            raise CloudError(f"tempest ran nothing well; see {log}: {found}")
         return found
 
 
