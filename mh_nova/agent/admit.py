@@ -48,8 +48,8 @@ from lxml import etree
 from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.verdict import Event, Findings, Verdict
-from mh_nova.agent import domain_tpm
-from mh_nova.agent.domain_schema import ALLOWED
+from mh_nova.agent import domain_firmware, domain_tpm
+from mh_nova.agent.domain_schema import ALLOWED, NAMED
 
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
@@ -62,31 +62,6 @@ _STARTS = (
     "rescue",
     "rescue-plain",
 )
-#: Elements whose presence has an id of its own; paths below ``domain``.
-_NAMED = {
-    "os/kernel": "direct-boot",
-    "os/initrd": "direct-boot",
-    "os/cmdline": "direct-boot",
-    "os/dtb": "direct-boot",
-    "os/acpi": "direct-boot",
-    "os/init": "direct-boot",
-    "os/loader": "boot",
-    "os/nvram": "boot",
-    "os/bootmenu": "boot",
-    "os/bios": "boot",
-    "devices/hostdev": "passthrough",
-    "devices/filesystem": "passthrough",
-    "devices/shmem": "passthrough",
-    "devices/redirdev": "passthrough",
-    "devices/redirfilter": "passthrough",
-    "devices/smartcard": "passthrough",
-    "devices/memory": "passthrough",
-    "devices/lease": "passthrough",
-    "devices/vsock": "channel",
-    "devices/channel": "channel",
-    "devices/graphics": "console",
-    "devices/parallel": "console",
-}
 
 
 @dataclass(frozen=True)
@@ -119,6 +94,7 @@ class Facts:
     :param plain: path of the one disk that may be in the clear, where the
         key server allowed a plain rescue image; else empty.
     :param tpm: uuid of the secret of its virtual TPM; empty: it has none.
+    :param firmwares: paths of the UEFI firmware that it may have.
     """
 
     instance: str
@@ -131,6 +107,7 @@ class Facts:
     root: str = "disk"
     plain: str = ""
     tpm: str = ""
+    firmwares: tuple[str, ...] = ()
 
 
 def domain_digest(xml: str) -> str:
@@ -233,6 +210,8 @@ def _boot(root: Any, facts: Facts, found: Findings) -> None:
         found.add(EVENT + ".boot", "it must boot from its disk only")
     if len(root.findall("os")) != 1:
         found.add(EVENT + ".boot", "exactly one <os> is expected")
+    if not domain_firmware.right(root, facts.firmwares):
+        found.add(EVENT + ".boot", "the firmware is not one on the list")
     # <boot order=…/> on a device overrides it, and excludes <os><boot>
     if root.findall("devices/*/boot"):
         found.add(EVENT + ".boot", "a device has a boot order")
@@ -385,7 +364,7 @@ def _elements(node: Any, path: str, found: Findings) -> None:
 
 
 def _refuse(path: str, why: str, found: Findings) -> None:
-    cause = _NAMED.get(path, "element")
+    cause = NAMED.get(path, "element")
     if path.startswith("{http://libvirt.org/schemas/domain/qemu/"):
         cause = "passthrough"
     elif path == "devices/interface":

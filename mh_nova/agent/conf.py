@@ -213,6 +213,16 @@ AGENT_OPTS = [
         "libvirt's default.",
     ),
     cfg.ListOpt(
+        "firmwares",
+        default=[
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "/usr/share/OVMF/OVMF_CODE.fd",
+        ],
+        help="Files with UEFI firmware that a trusted guest may have, "
+        "always without variables of its own; they must be on a file system "
+        "that the host policy measures. Empty: no UEFI.",
+    ),
+    cfg.ListOpt(
         "measurers",
         default=["ciphertext", "files"],
         help="Names of the measurers (mh_nova.measurers) that every image "

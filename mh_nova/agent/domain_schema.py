@@ -21,6 +21,7 @@ Source: libvirt's formatdomain page; what of it nova 34 writes:
 """
 
 from mh_nova.agent.domain_devices import DEVICES, DISK, INTERFACE
+from mh_nova.agent.domain_firmware import FIRMWARE
 from mh_nova.agent.domain_rule import (
     CPUS,
     EMPTY,
@@ -198,4 +199,30 @@ ALLOWED: dict[str, Rule] = {
     **INTERFACE,
     **DEVICES,
     **TPM,
+    **FIRMWARE,
+}
+#: Elements whose presence has an id of its own; paths below ``domain``.
+NAMED: dict[str, str] = {
+    "os/kernel": "direct-boot",
+    "os/initrd": "direct-boot",
+    "os/cmdline": "direct-boot",
+    "os/dtb": "direct-boot",
+    "os/acpi": "direct-boot",
+    "os/init": "direct-boot",
+    "os/loader": "boot",
+    "os/nvram": "boot",
+    "os/bootmenu": "boot",
+    "os/bios": "boot",
+    "devices/hostdev": "passthrough",
+    "devices/filesystem": "passthrough",
+    "devices/shmem": "passthrough",
+    "devices/redirdev": "passthrough",
+    "devices/redirfilter": "passthrough",
+    "devices/smartcard": "passthrough",
+    "devices/memory": "passthrough",
+    "devices/lease": "passthrough",
+    "devices/vsock": "channel",
+    "devices/channel": "channel",
+    "devices/graphics": "console",
+    "devices/parallel": "console",
 }

@@ -208,6 +208,7 @@ class Rescuing(Making, Starting, Driving):
             user_data_digest=record.user_data_digest,
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
+            firmwares=tuple(self._conf.firmwares),
             root=DISK,
         )
 

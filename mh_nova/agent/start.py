@@ -113,6 +113,7 @@ class Starting(Work):
             user_data_digest=record.user_data_digest,
             console_log=self._p.root.disk(record.instance, CONSOLE_LOG),
             emulators=tuple(self._conf.emulators),
+            firmwares=tuple(self._conf.firmwares),
             tpm=tpm_secret(record),
         )
         audit = self._admitted(attempt, opened, xml, facts)

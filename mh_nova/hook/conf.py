@@ -54,6 +54,13 @@ OPTS = [
         help="How long an answer to 'may this host carry trusted launches' "
         "is used again, seconds.",
     ),
+    cfg.StrOpt(
+        "uefi_firmware",
+        default="/usr/share/OVMF/OVMF_CODE_4M.fd",
+        help="File with the UEFI firmware of trusted guests whose image asks "
+        "for UEFI; on the agent's list [agent] firmwares. Empty, or no such "
+        "file: such images are refused.",
+    ),
     cfg.BoolOpt(
         "strict_compat",
         default=True,

@@ -15,6 +15,7 @@ The agent's allow-list decides at the start; this is said before anything is
 fetched.
 """
 
+import os
 from typing import Any
 
 import nova.conf
@@ -50,7 +51,8 @@ def check(instance: Any) -> None:
     """
     :raises Denied: ``hook.refused.vtpm``: a virtual TPM that this host
         cannot have, or of an old version;
-        ``hook.refused.uefi``: its variables would be in the clear.
+        ``hook.refused.uefi``: no firmware for it here;
+        ``hook.refused.secure-boot``.
     """
     found = vtpm(instance)
     if found and not CONF.libvirt.swtpm_enabled:
@@ -62,14 +64,36 @@ def check(instance: Any) -> None:
         raise Denied(
             "hook.refused.vtpm", "the virtual TPM must be of version 2.0"
         )
-    if (
-        instance.image_meta.properties.get("hw_firmware_type")
+    if uefi(instance.image_meta):
+        _check_uefi(instance)
+
+
+def uefi(image_meta: Any) -> bool:
+    return bool(
+        image_meta.properties.get("hw_firmware_type")
         == fields.FirmwareType.UEFI
-    ):
+    )
+
+
+def _check_uefi(instance: Any) -> None:
+    """:raises Denied: as :func:`check`."""
+    if not os.path.isfile(CONF.mh.uefi_firmware):
         raise Denied(
             "hook.refused.uefi",
-            "UEFI firmware keeps its variables in the clear on the host; use "
-            "an image that boots with BIOS",
+            "this host has no UEFI firmware for trusted guests: [mh] "
+            "uefi_firmware",
+        )
+    try:
+        secure = hardware.get_secure_boot_constraint(
+            instance.flavor, instance.image_meta
+        )
+    except (exception.NovaException, NotImplementedError):
+        secure = fields.SecureBoot.REQUIRED
+    if secure == fields.SecureBoot.REQUIRED:
+        raise Denied(
+            "hook.refused.secure-boot",
+            "Secure Boot has its keys in variables, and a trusted guest's "
+            "firmware keeps none",
         )
 
 

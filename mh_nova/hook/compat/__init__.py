@@ -38,6 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "_add_vtpm_device",
         "_add_vtpm_secret_to_live_migrate_data",
         "_build_device_metadata",
+        "_configure_guest_by_virt_type",
         "_create_and_inject_local_root",
         "_create_configdrive",
         "_create_guest",
@@ -113,6 +114,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "snapshot_extract",
     ),
     "nova.virt.libvirt.imagebackend": ("_update_utime_ignore_eacces",),
+    "nova.virt.libvirt.config:LibvirtConfigGuest": ("_format_os",),
     "nova.virt.libvirt.config:LibvirtConfigGuestDisk": ("format_dom",),
     "nova.virt.libvirt.config:LibvirtConfigGuestVTPM": ("__init__",),
     "nova.api.metadata.base:InstanceMetadata": (
@@ -120,7 +122,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "metadata_for_config_drive",
     ),
     "nova.virt.libvirt.blockinfo": ("_get_disk_mapping", "get_eph_disk"),
-    "nova.virt.hardware": ("get_vtpm_constraint",),
+    "nova.virt.hardware": (
+        "get_secure_boot_constraint",
+        "get_vtpm_constraint",
+    ),
     "nova.virt.images": ("do_image_deep_inspection", "fetch"),
     "nova.image.glance:API": ("get", "update"),
     "nova.compute.manager:ComputeManager": (

@@ -19,6 +19,7 @@ the state it was in.
 from mh_nova.hook.operations.attach import Attach
 from mh_nova.hook.operations.config_drive import ConfigDrive
 from mh_nova.hook.operations.console import Console
+from mh_nova.hook.operations.firmware import Firmware
 from mh_nova.hook.operations.image_cache import ImageCache
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
@@ -47,5 +48,6 @@ class Operations(
     ConfigDrive,
     Stopped,
     VirtualTpm,
+    Firmware,
 ):
     """Every operation that a driver for protected instances overrides."""

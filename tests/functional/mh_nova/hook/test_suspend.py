@@ -365,10 +365,9 @@ def test_consoles_that_one_could_type_at(
             {"image_hw_tpm_version": "1.2"},
             "hook.refused.vtpm",
         ),
-        ({}, {"image_hw_firmware_type": "uefi"}, "hook.refused.uefi"),
     ],
 )
-def test_virtual_tpm_and_uefi_are_refused_early(
+def test_virtual_tpm_is_refused_early_where_the_host_has_none(
     driver: Any,
     agent: FakeAgent,
     stock: Stock,
