@@ -88,5 +88,8 @@ def grow(fd: int, header: Qcow2Header, virtual_size: int) -> None:
             _OFFSET,
         )
         os.fsync(fd)
-    except OSError:
-        raise _bad("file", "the image cannot be written") from None
+    except OSError as exc:
+        raise _bad(
+            "file",
+            f"the image cannot be written: {os.strerror(exc.errno or 0)}",
+        ) from None

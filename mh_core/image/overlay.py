@@ -247,5 +247,8 @@ def write(
             _pwrite(fd, table, l2)
             _pwrite(fd, clusters, l2 + _CLUSTER)
         _pwrite(fd, head, 0)
-    except OSError:
-        raise _bad("file", "the image cannot be written") from None
+    except OSError as exc:
+        raise _bad(
+            "file",
+            f"the image cannot be written: {os.strerror(exc.errno or 0)}",
+        ) from None

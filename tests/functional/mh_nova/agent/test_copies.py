@@ -161,6 +161,8 @@ def read(path: Path, key: bytes, *commands: str) -> str:
         done = subprocess.run(
             [
                 "qemu-io",
+                # to write would break the agent's lease, 45 s later
+                "-r",
                 *("--object", f"secret,id=s,file=/dev/fd/{fd}"),
                 "--image-opts",
                 "driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,"
