@@ -95,8 +95,14 @@ def name_steps(stops: Stops) -> None:
 def main() -> int:
     import nova.cmd.compute  # chooses the threading model: the first
 
-    assert nova.cmd.compute
-    name_steps(from_environment())
+    parse = nova.cmd.compute.config.parse_args
+
+    def parsed(*args: typing.Any, **kw: typing.Any) -> None:
+        parse(*args, **kw)
+        # not before: nova's periodic tasks read their options when imported
+        name_steps(from_environment())
+
+    nova.cmd.compute.config.parse_args = parsed
     from mh_nova.cmd import compute
 
     return compute.main() or 0
