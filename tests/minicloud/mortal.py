@@ -56,7 +56,10 @@ class Mortal:
         self.node.options.env = SOURCES
         self._extra = self.node.options.extra
         # how soon nova looks for what moves of deleted servers left
-        self.node.options.extra += "[DEFAULT]\ninstance_delete_interval = 5\n"
+        self.node.options.extra += (
+            "[DEFAULT]\ninstance_delete_interval = 5\n"
+            "running_deleted_instance_poll_interval = 5\n"
+        )
         self.cloud.restart_compute(self.node)
         self.ready()
 
