@@ -30,6 +30,7 @@ from openstack import exceptions
 
 from mh_core import vtpm as names
 from tests.e2e.test_5_moves import Counting, only
+from tests.e2e.test_D_suspend import encrypted  # noqa: F401
 from tests.minicloud import guest, key_manager, vtpm
 from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
@@ -230,6 +231,26 @@ def test_a_host_that_starts_again_keeps_it(
     server.start(node)
 
 
+def test_suspended_and_resumed(
+    world: World,
+    server: WithTpm,
+    encrypted: None,  # noqa: F811
+) -> None:
+    """Where the save directory is encrypted; its key is asked for again."""
+    node = world.node1
+    world.tenant.compute.suspend_server(server.id)
+    server.settle("SUSPENDED")
+    server.no_secret(node)
+    with server.asking(node, "start"):
+        world.tenant.compute.resume_server(server.id)
+        server.settle("ACTIVE")
+    server.no_secret(node)
+    assert server.id in world.running_guests()
+    server.stop()
+    server.same(node)
+    server.start(node)
+
+
 # -- it does not start
 
 
@@ -332,6 +353,24 @@ def test_cold_there_and_back(world: World, server: WithTpm) -> None:
     server.start(world.node3)
 
 
+def test_confirmed_without_its_key(world: World, server: WithTpm) -> None:
+    """nova had not put the state into its place when it was refused."""
+    server.stop()
+    world.product.stop_kms()
+    try:
+        server.migrate(world.node1)
+        server.settle("VERIFY_RESIZE")
+        server.confirm("SHUTOFF")
+        server.no_tpm_on(world.node1)
+        server.no_tpm_on(world.node3)
+    finally:
+        world.product.start_kms()
+    server.start(world.node1)
+    server.stop()
+    server.same(world.node1)
+    server.start(world.node1)
+
+
 def test_live(world: World, image: TrustedImage) -> None:
     """Each host's agent asks for the key; nova sends none."""
     server = boot(world, image, "mobile", HOST_FLAVOR)
@@ -362,7 +401,6 @@ def test_deleted_it_is_gone(world: World, server: WithTpm) -> None:
     for node in (world.node1, world.node3):
         server.no_tpm_on(node)
         server.nothing_of_it_on(node)
-        assert not (node.folder / "state" / key_manager.FOLDER).exists()
 
 
 # -- those of others
@@ -377,6 +415,7 @@ def managed(world: World) -> collections.abc.Iterator[Node]:
     node.options.env = {"PYTHONPATH": str(REPOSITORY)}
     world.cloud.restart_compute(node)
     world.cloud.wait_computes()
+    world.agent_ready(node)
     yield node
     node.options.extra, node.options.env = before
     world.cloud.restart_compute(node)
@@ -385,7 +424,7 @@ def managed(world: World) -> collections.abc.Iterator[Node]:
 
 
 def test_a_plain_guest_has_its_key_from_the_clouds_key_manager(
-    world: World, managed: Node
+    world: World, image: TrustedImage, managed: Node
 ) -> None:
     """The same driver, the same host: nova's own way, untouched."""
     picture, token = world.plain_disk()
@@ -400,6 +439,11 @@ def test_a_plain_guest_has_its_key_from_the_clouds_key_manager(
     assert vtpm.encrypted(vtpm.state(managed, plain.id))
     world.admin.compute.reboot_server(plain.id, "HARD")
     guest.wait_status(world.admin, plain, "ACTIVE")
+    assert [path.name for path in keys.iterdir()] == [kept.name]
+    # one of ours beside it: nothing is asked of the key manager
+    beside = boot(world, image, "beside", FLAVOR)
+    assert [path.name for path in keys.iterdir()] == [kept.name]
+    world.delete(beside.show())
     assert [path.name for path in keys.iterdir()] == [kept.name]
     guest.delete(world.admin, plain)
     assert list(keys.iterdir()) == []

@@ -121,6 +121,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "__init__",
         "metadata_for_config_drive",
     ),
+    "nova.virt.libvirt.utils": (
+        "restore_vtpm_dir",
+        "save_and_migrate_vtpm_dir",
+    ),
     "nova.virt.libvirt.blockinfo": ("_get_disk_mapping", "get_eph_disk"),
     "nova.virt.hardware": (
         "get_secure_boot_constraint",

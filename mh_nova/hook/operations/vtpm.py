@@ -17,10 +17,12 @@ from the tenant's key server and defines it, for each start. All that nova
 is told is the secret's uuid, which follows from the instance's.
 """
 
+import os
 from typing import Any
 
 from nova.virt import hardware
 from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_core import vtpm
@@ -34,11 +36,12 @@ class VirtualTpm(LibvirtDriver, TrustedDriver):
     def _get_or_create_secret_for_vtpm(
         self, context: Any, instance: Any
     ) -> tuple[Any, str | None]:
-        """Nothing for nova to make or to undefine.
+        """Nothing for nova to make or to undefine; asked at each start.
 
         :raises MHError: as :meth:`_mh_decide`.
         """
         if self._mh_decide(instance):
+            _restore(instance)
             return None, None
         found: tuple[Any, str | None] = super()._get_or_create_secret_for_vtpm(
             context, instance
@@ -73,3 +76,18 @@ class VirtualTpm(LibvirtDriver, TrustedDriver):
             return
         dest_check_data.vtpm_secret_uuid = None
         dest_check_data.vtpm_secret_value = None
+
+
+def _restore(instance: Any) -> None:
+    """A state that arrived and was never put into its place.
+
+    nova does that only after the disks are made, which is where a move is
+    refused; once it is confirmed all the same, libvirt would make a new TPM
+    at the next start, and the old one would be lost.
+    """
+    arrived = os.path.join(
+        libvirt_utils.get_instance_path(instance), "swtpm", instance.uuid
+    )
+    place = os.path.join(libvirt_utils.VTPM_DIR, instance.uuid)
+    if os.path.isdir(arrived) and not os.path.lexists(place):
+        libvirt_utils.restore_vtpm_dir(arrived)

@@ -13,6 +13,9 @@
 instances without the cloud's key manager, all others with it."""
 
 import dataclasses
+import grp
+import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import pytest
 from nova import context as nova_context
 from nova import exception, objects, vtpm
 from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import utils as libvirt_utils
 
 from mh_core import vtpm as own
 from mh_core.errors import Denied
@@ -76,7 +80,8 @@ def manager(
     yield manager
     CONF.clear_override("state_path")
     CONF.clear_override("backend", "key_manager")
-    CONF.clear_override("swtpm_enabled", "libvirt")
+    for name in ("swtpm_enabled", "swtpm_user", "swtpm_group"):
+        CONF.clear_override(name, "libvirt")
 
 
 def with_tpm(trusted: bool = True, **specs: str) -> objects.Instance:
@@ -139,6 +144,35 @@ def test_one_whose_metadata_was_taken_away(
         driver._get_or_create_secret_for_vtpm(CONTEXT, one)
     assert caught.value.event == "hook.ours.disagree"
     ensure_none(manager, one)
+
+
+def test_a_state_that_was_left_where_it_arrived(
+    driver: Any,
+    manager: Manager,
+    where: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A move whose key was refused, and that was confirmed all the same."""
+    place = tmp_path / "libvirt"
+    monkeypatch.setattr(libvirt_utils, "VTPM_DIR", f"{place}/")
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    group = grp.getgrgid(os.getegid()).gr_name
+    CONF.set_override("swtpm_user", me, "libvirt")
+    CONF.set_override("swtpm_group", group, "libvirt")
+    state = "tpm2/tpm2-00.permall"
+    arrived = where / INSTANCE / "swtpm" / INSTANCE
+    (arrived / "tpm2").mkdir(parents=True)
+    (arrived / state).write_bytes(b"arrived")
+    one = with_tpm()
+    driver._get_or_create_secret_for_vtpm(CONTEXT, one)
+    assert (place / INSTANCE / state).read_bytes() == b"arrived"
+    assert not arrived.exists()
+    # what is in its place is never replaced
+    (arrived / "tpm2").mkdir(parents=True)
+    (arrived / state).write_bytes(b"older")
+    driver._get_or_create_secret_for_vtpm(CONTEXT, one)
+    assert (place / INSTANCE / state).read_bytes() == b"arrived"
 
 
 @pytest.mark.usefixtures("manager")
