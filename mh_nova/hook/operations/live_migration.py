@@ -19,18 +19,20 @@ checked before that only tells the user sooner.
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import libvirt
 import nova.conf
+from nova import exception
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
 from mh_nova.hook import faults, launch
-from mh_nova.hook.agent_migration import Leave
 from mh_nova.hook.base import TrustedDriver
+from mh_nova.hook.departure import ACTION, Departure
 from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
 
 CONF = nova.conf.CONF
@@ -43,8 +45,8 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
 
     def __init__(self, virtapi: Any, read_only: bool = False) -> None:
         super().__init__(virtapi, read_only)
-        self._mh_leaves: dict[str, Leave] = {}
-        self._mh_leaves_lock = threading.Lock()
+        self._mh_departures: dict[str, Departure] = {}
+        self._mh_departures_lock = threading.Lock()
 
     # Asked for by the conductor, on both ends
 
@@ -257,20 +259,26 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         Where it is refused, nova rolls back as after a migration that
         failed: raising would leave the server in ERROR.
         """
-        leave = None
+        departure = None
         try:
             if self._mh_decide(instance):
                 require_tls()
                 if not migrate_data.block_migration:
                     raise shared()
                 leave = self._mh_client.migrate_out(instance.uuid, dest)
+                LOG.info("May leave [%s]", leave.event, instance=instance)
+                departure = Departure(
+                    self, instance, leave, post_method, recover_method
+                )
+                post_method = departure.post
+                recover_method = departure.recover
         except MHError as exc:
             error = faults.refusal(exc)
             LOG.warning("%s", error, instance=instance)
-            faults.record(context, instance, "mh_live_migration", error)
+            faults.record(context, instance, ACTION, error)
             recover_method(context, instance, dest, migrate_data)
             return
-        with self._mh_leave(instance, leave):
+        with self._mh_departing(instance, departure):
             super().live_migration(
                 context,
                 instance,
@@ -317,18 +325,19 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             )
 
     @contextlib.contextmanager
-    def _mh_leave(self, instance: Any, leave: Leave | None) -> Any:
-        if leave is None:
+    def _mh_departing(
+        self, instance: Any, departure: Departure | None
+    ) -> Iterator[None]:
+        if departure is None:
             yield
             return
-        LOG.info("May leave [%s]", leave.event, instance=instance)
-        with self._mh_leaves_lock:
-            self._mh_leaves[instance.uuid] = leave
+        with self._mh_departures_lock:
+            self._mh_departures[instance.uuid] = departure
         try:
             yield
         finally:
-            with self._mh_leaves_lock:
-                self._mh_leaves.pop(instance.uuid, None)
+            with self._mh_departures_lock:
+                self._mh_departures.pop(instance.uuid, None)
 
     def _live_migration_operation(
         self,
@@ -342,27 +351,38 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
     ) -> None:
         """nova's call of libvirt; in a thread of its own.
 
+        That it failed is left to nova's monitor to find out, which looks
+        what became of the guest.
+
         :raises NovaException: ``hook.refused.migration-gate``: nobody asked
             the agent.
         """
-        # once: a second try asks again
-        with self._mh_leaves_lock:
-            leave = self._mh_leaves.pop(instance.uuid, None)
-        if leave is not None:
-            guest = libvirt_guest.Guest(PinnedDomain(guest._domain, leave))
-        elif self._mh_protected(instance):
+
+        def operate() -> None:
+            super(LiveMigration, self)._live_migration_operation(
+                context,
+                instance,
+                dest,
+                block_migration,
+                migrate_data,
+                guest,
+                device_names,
+            )
+
+        with self._mh_departures_lock:
+            departure = self._mh_departures.get(instance.uuid)
+        leave = None if departure is None else departure.take()
+        if departure is None and not self._mh_protected(instance):
+            return operate()
+        if departure is None or leave is None:
             raise faults.refusal(
                 Denied(
                     "hook.refused.migration-gate",
                     "the agent has not allowed this migration",
                 )
             )
-        super()._live_migration_operation(
-            context,
-            instance,
-            dest,
-            block_migration,
-            migrate_data,
-            guest,
-            device_names,
-        )
+        guest = libvirt_guest.Guest(PinnedDomain(guest._domain, leave))
+        try:
+            operate()
+        except (libvirt.libvirtError, exception.NovaException) as error:
+            departure.broke(error)

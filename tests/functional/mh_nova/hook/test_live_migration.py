@@ -20,6 +20,8 @@ import libvirt
 import nova.conf
 import pytest
 from nova import exception, objects
+from nova.compute import power_state
+from nova.virt import event as virt_event
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
 
@@ -361,20 +363,22 @@ class Moving:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.domain = Domain()
         self.flags = FLAGS
-        self.error: Exception | None = None
-        self.wait: Callable[[], None] = lambda: None
 
         def live_migration(
-            driver: Any, context: Any, instance: Any, dest: str, *rest: Any
+            driver: Any,
+            context: Any,
+            instance: Any,
+            dest: str,
+            post: Any,
+            recover: Any,
+            *rest: Any,
         ) -> None:
             guest = libvirt_guest.Guest(self.domain)
-            self.wait()
-            try:
-                driver._live_migration_operation(
-                    context, instance, dest, True, data(), guest, ["vda"]
-                )
-            except exception.NovaException as exc:
-                self.error = exc
+            driver._live_migration_operation(
+                context, instance, dest, True, data(), guest, ["vda"]
+            )
+            if not self.domain.moved:
+                recover(context, instance, dest, data())
 
         def operation(
             driver: Any,
@@ -394,6 +398,11 @@ class Moving:
                 destination_xml="<domain/>",
             )
 
+        monkeypatch.setattr(
+            LibvirtDriver,
+            "get_info",
+            lambda *args: SimpleNamespace(state=power_state.RUNNING),
+        )
         monkeypatch.setattr(LibvirtDriver, "live_migration", live_migration)
         monkeypatch.setattr(
             LibvirtDriver, "_live_migration_operation", operation
@@ -499,21 +508,21 @@ def test_no_move_without_tls_or_disks(
     ],
 )
 def test_no_call_of_libvirt_with_other_flags(
-    driver: Any, moving: Moving, flags: int
+    driver: Any, moving: Moving, told: list[str], flags: int
 ) -> None:
     moving.flags = flags
-    go(driver, make_instance())
+    assert len(go(driver, make_instance())) == 1
     assert moving.domain.moved == []
-    assert "hook.refused.migration-tls" in str(moving.error)
+    assert "hook.refused.migration-tls" in told[-1]
 
 
 def test_no_call_of_libvirt_after_the_leave_has_expired(
-    driver: Any, agent: FakeAgent, moving: Moving
+    driver: Any, agent: FakeAgent, moving: Moving, told: list[str]
 ) -> None:
     agent.answers["migrate-out"] = leave(expires_at=int(time.time()))
-    go(driver, make_instance())
+    assert len(go(driver, make_instance())) == 1
     assert moving.domain.moved == []
-    assert "hook.refused.migration-late" in str(moving.error)
+    assert "hook.refused.migration-late" in told[-1]
 
 
 def test_no_call_of_libvirt_past_the_gate(driver: Any, moving: Moving) -> None:
@@ -523,3 +532,135 @@ def test_no_call_of_libvirt_past_the_gate(driver: Any, moving: Moving) -> None:
             None, make_instance(), "node3", True, data(), guest, []
         )
     assert moving.domain.moved == []
+
+
+# -- its end, as nova itself finds out ----------------------------------------
+
+
+class Leaving:
+    """nova's own live migration, but for what libvirt does in it.
+
+    :param state: of the domain on this host at the end; None: it has none.
+    """
+
+    def __init__(self, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.driver = driver
+        self.state: int | None = power_state.RUNNING
+        self.error: Exception | None = None
+        self.ends: list[str] = []
+        self.events: list[Any] = []
+        for name, found in (
+            ("_live_migration_copy_disk_paths", ([], ["vda"])),
+            ("_live_migration_data_gb", 1),
+            ("_get_vpmems", []),
+        ):
+            monkeypatch.setattr(
+                LibvirtDriver,
+                name,
+                lambda *args, found=found, **kwargs: found,
+            )
+        monkeypatch.setattr(
+            LibvirtDriver,
+            "_live_migration_operation",
+            lambda *args: self.operate(),
+        )
+        monkeypatch.setattr(
+            LibvirtDriver,
+            "get_info",
+            lambda *args: SimpleNamespace(state=self.state),
+        )
+        monkeypatch.setattr(driver._host, "get_guest", self.get_guest)
+        monkeypatch.setattr(driver, "emit_event", self.events.append)
+
+    def operate(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def get_guest(self, instance: Any) -> Any:
+        if self.state is None and self.ends != []:
+            raise exception.InstanceNotFound(instance_id=instance.uuid)
+        return self
+
+    # of nova's guest, and of libvirt's domain
+
+    @property
+    def _domain(self) -> Any:
+        return self
+
+    def UUIDString(self) -> str:  # noqa: N802
+        return "u"
+
+    def get_job_info(self) -> Any:
+        return libvirt_guest.JobInfo(type=libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def is_active(self) -> bool:
+        if self.ends == []:
+            self.ends.append("asked")
+        if self.state is None:
+            error = libvirt.libvirtError("no domain")
+            error.err = (libvirt.VIR_ERR_NO_DOMAIN,)
+            raise error
+        return self.state == power_state.RUNNING
+
+    def abortJob(self) -> None:  # noqa: N802
+        self.ends.append("aborted")
+
+    def __call__(self, one: Any) -> list[str]:
+        self.driver.live_migration(
+            None,
+            one,
+            "node3",
+            lambda *args: self.ends.append("post"),
+            lambda *args, **words: self.ends.append("recover"),
+            True,
+            data(migration=None),
+        )
+        return self.ends[1:]
+
+
+@pytest.fixture
+def leaving(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Leaving:
+    return Leaving(driver, monkeypatch)
+
+
+BROKEN = libvirt.libvirtError("the certificate has expired")
+
+
+def test_one_that_moved(leaving: Leaving, told: list[str]) -> None:
+    leaving.state = None
+    assert leaving(make_instance()) == ["post"]
+    # what libvirt could not say any more changes nothing
+    leaving.ends, leaving.error = [], BROKEN
+    assert leaving(make_instance()) == ["post"]
+    assert told == []
+
+
+def test_one_that_was_rolled_back_is_no_error(
+    leaving: Leaving, told: list[str]
+) -> None:
+    """nova itself would leave a server that runs on in ERROR."""
+    leaving.error = BROKEN
+    assert leaving(make_instance()) == ["recover"]
+    assert "the certificate has expired" in told[0]
+    assert told[0].endswith("[hook.migration.broken-off]")
+    assert leaving.events == []
+
+
+def test_one_that_died_on_the_way_keeps_its_disk(
+    leaving: Leaving, told: list[str]
+) -> None:
+    """nova itself would take a guest that is off for one that has moved."""
+    leaving.error = BROKEN
+    leaving.state = power_state.SHUTDOWN
+    assert leaving(make_instance()) == ["recover"]
+    (event,) = leaving.events
+    assert event.get_transition() == virt_event.EVENT_LIFECYCLE_STOPPED
+    assert told[0].endswith("[hook.migration.broken-off]")
+
+
+def test_a_plain_one_ends_as_ever(leaving: Leaving, told: list[str]) -> None:
+    leaving.error = BROKEN
+    with pytest.raises(libvirt.libvirtError):
+        leaving(make_instance(trusted=False))
+    assert leaving.ends[1:] == ["recover", "aborted"]
+    assert told == []

@@ -1,0 +1,129 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""A guest that is leaving this host: who it may go to, and how it ends.
+
+nova 34 raises again what libvirt's call of the migration raised, after it
+has rolled the migration back: a server whose guest runs on would be left in
+ERROR.  And a guest that is off at the end has moved, for nova: one that died
+on the way would lose its disk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from nova import exception
+from nova.compute import power_state
+from nova.virt import event as virt_event
+from oslo_log import log as logging
+
+from mh_core.errors import Denied
+from mh_nova.hook import faults
+from mh_nova.hook.agent_migration import Leave
+
+LOG = logging.getLogger(__name__)
+ACTION = "mh_live_migration"
+BROKEN = "The live migration broke off"
+
+
+class Departure:
+    """One live migration of a protected guest, on its source.
+
+    :param driver: nova's.
+    :param leave: the agent's; taken once.
+    :param post: nova's, for a guest that has moved.
+    :param recover: nova's, for one that has not.
+    """
+
+    def __init__(
+        self,
+        driver: Any,
+        instance: Any,
+        leave: Leave,
+        post: Callable[..., None],
+        recover: Callable[..., None],
+    ) -> None:
+        self._driver = driver
+        self._instance = instance
+        self._leave: Leave | None = leave
+        self._post = post
+        self._recover = recover
+        self._error = ""
+
+    def take(self) -> Leave | None:
+        """A second try asks the agent again."""
+        leave, self._leave = self._leave, None
+        return leave
+
+    def broke(self, error: Exception) -> None:
+        """libvirt's call failed; nova finds out what became of the guest."""
+        LOG.warning("It broke off: %s", error, instance=self._instance)
+        self._error = str(error)
+
+    def post(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        block_migration: Any = False,
+        migrate_data: Any = None,
+    ) -> None:
+        """nova holds that the guest has moved.
+
+        Where the call failed, it has only if libvirt knows it no more: a
+        guest whose QEMU died is off, and its disk is here alone.
+        """
+        if self._error and self._defined():
+            self.recover(context, instance, dest, migrate_data)
+            return
+        self._post(context, instance, dest, block_migration, migrate_data)
+
+    def recover(
+        self,
+        context: Any,
+        instance: Any,
+        dest: str,
+        migrate_data: Any,
+        **words: Any,
+    ) -> None:
+        """nova's roll-back; then what broke is said, and a guest that is
+        off is noticed, which nova does not while it migrates."""
+        self._recover(context, instance, dest, migrate_data, **words)
+        if words.get("migration_status") != "cancelled":
+            cause = self._error or "libvirt says no more"
+            error = Denied("hook.migration.broken-off", cause)
+            faults.record(
+                context, instance, ACTION, faults.refusal(error, BROKEN)
+            )
+        if not self._runs():
+            self._driver.emit_event(
+                virt_event.LifecycleEvent(
+                    instance.uuid, virt_event.EVENT_LIFECYCLE_STOPPED
+                )
+            )
+
+    def _defined(self) -> bool:
+        try:
+            self._driver._host.get_guest(self._instance)
+        except exception.InstanceNotFound:
+            return False
+        except exception.NovaException as exc:
+            # kept until somebody knows better
+            LOG.error("libvirt was asked: %s", exc, instance=self._instance)
+        return True
+
+    def _runs(self) -> bool:
+        """In doubt it does: nova looks for itself, by and by."""
+        try:
+            found = self._driver.get_info(self._instance)
+        except exception.NovaException:
+            return True
+        return found.state not in (power_state.SHUTDOWN, power_state.CRASHED)
