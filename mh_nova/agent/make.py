@@ -33,6 +33,8 @@ from mh_nova.agent.unpack import unpacked
 from mh_nova.agent.work import EVENT, Work
 
 SWAP = "disk.swap"
+#: Purpose of a key request for disks that a running guest is moved to.
+INCOMING = "migrate-in"
 
 
 class Making(Work):
@@ -57,6 +59,12 @@ class Making(Work):
             url = self._keys.check_url(record)
             known = self._known(instance)
             there = [self._uuid_of(record, disk) for disk in record.disks]
+            # an instance whose disks exist can still be started where
+            # this attempt, say to fetch its base again, fails
+            made = all(
+                found or disk.drive
+                for disk, found in zip(record.disks, there, strict=True)
+            )
             record = replace(
                 record,
                 compat=url.compat,
@@ -68,12 +76,9 @@ class Making(Work):
                     )
                     for disk, found in zip(record.disks, there, strict=True)
                 ),
-                # an instance whose disks exist can still be started where
-                # this attempt, say to fetch its base again, fails
-                made=all(
-                    found or disk.drive
-                    for disk, found in zip(record.disks, there, strict=True)
-                ),
+                made=made,
+                # a disk that came by a cold migration is there already
+                incoming=purpose == INCOMING and not made,
             )
             self._p.store.save_instance(record)
             attempt = Attempt(

@@ -36,14 +36,13 @@ from mh_core.errors import (
 from mh_core.migration import MigrationRequest, MigrationResult, pinned_name
 from mh_nova.agent.attempt import Stage
 from mh_nova.agent.authority import ask
+from mh_nova.agent.make import INCOMING
 from mh_nova.agent.migration_tls import Certified, MigrationTls
 from mh_nova.agent.start import Starting
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.migrate"
 GRANTED = EVENT + ".granted"
-#: The key request's purpose on a destination.
-PURPOSE = "migrate-in"
 
 
 class Migrating(Starting):
@@ -206,6 +205,15 @@ class Migrating(Starting):
         if self._p.handover is not None:
             self._p.handover.left(instance)
 
+    def incoming(self) -> list[str]:
+        """Instances whose disks were made here for a live migration, of
+        which nobody has said that it is over, well or not."""
+        return [
+            record.instance
+            for record in self._p.store.instances()
+            if record.incoming
+        ]
+
     def migrate_in(self, instance: str, xml: str) -> tuple[str, str]:
         """libvirt is about to start an incoming guest: the start's gate.
 
@@ -222,7 +230,7 @@ class Migrating(Starting):
             attempt = self._attempts.get(instance)
             if (
                 attempt is None
-                or attempt.request.purpose != PURPOSE
+                or attempt.request.purpose != INCOMING
                 or attempt.stage is Stage.PREPARED
             ):
                 raise Conflict(
@@ -230,4 +238,4 @@ class Migrating(Starting):
                     "no live migration of this instance is expected here",
                 )
             # 2
-            return self.start(instance, xml, PURPOSE)
+            return self.start(instance, xml, INCOMING)

@@ -12,8 +12,9 @@
 """start, started: the gate of every start."""
 
 import logging
+from dataclasses import replace
 
-from mh_core.errors import Conflict, MHError
+from mh_core.errors import Conflict, InputError, MHError, NotFound
 from mh_nova.agent import admit as admit_module
 from mh_nova.agent.admit import Facts, admit
 from mh_nova.agent.attempt import Attempt, Opened, Stage
@@ -177,6 +178,15 @@ class Starting(Work):
                 measured = self._measure(attempt, opened, hashed)
             return measured
 
+    def _arrived_running(self, instance: str) -> None:
+        """A live migration is over: its disks are those of a guest."""
+        try:
+            record = self._p.store.instance(instance)
+        except (NotFound, InputError):
+            return
+        if record.incoming:
+            self._p.store.save_instance(replace(record, incoming=False))
+
     def started(self, instance: str, ok: bool) -> None:
         """Secrets go; where the guest runs, its report is made."""
         with self._attempts.own(instance):
@@ -190,6 +200,7 @@ class Starting(Work):
                     EVENT + ".failed", instance, durable=False
                 )
                 return
+            self._arrived_running(instance)
             if (
                 attempt is None
                 or attempt.stage is not Stage.STARTING

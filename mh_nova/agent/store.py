@@ -108,6 +108,7 @@ class InstanceRecord:
     """One instance, as ``prepare`` gave it; ``made`` once its disks exist.
 
     :param vtpm: it has a virtual TPM.
+    :param incoming: made for a live migration, and no guest has arrived.
     """
 
     instance: str
@@ -123,6 +124,7 @@ class InstanceRecord:
     disks: tuple[DiskRecord, ...]
     made: bool = False
     vtpm: bool = False
+    incoming: bool = False
 
     @classmethod
     def parse(cls, value: Any) -> "InstanceRecord":
@@ -144,6 +146,7 @@ class InstanceRecord:
             made=fields.boolean("made"),
             # not in the records of earlier versions
             vtpm=fields.boolean("vtpm", False),
+            incoming=fields.boolean("incoming", False),
         )
         fields.end()
         return record
@@ -229,6 +232,17 @@ class Store:
         if record.instance != instance:
             raise InputError(EVENT, "the record is of another instance")
         return record
+
+    def instances(self) -> list[InstanceRecord]:
+        """All that can be read."""
+        found = []
+        for path in sorted(self._instances.glob("*.json")):
+            try:
+                found.append(self.instance(path.stem))
+            except (NotFound, InputError):
+                # dropped meanwhile, or damaged: what needs it will say so
+                continue
+        return found
 
     def save_instance(self, record: InstanceRecord) -> None:
         """A plan for it is over."""

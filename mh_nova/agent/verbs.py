@@ -22,11 +22,11 @@ from typing import Any
 
 from mh_core.errors import NotFound
 from mh_core.fields import Fields, text_item
-from mh_core.migration import HOST
 from mh_core.request import PURPOSES
 from mh_nova.agent import verbs_recover
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
+from mh_nova.agent.migration_verbs import MIGRATION
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.precache import STAGES
 from mh_nova.agent.store import DISK_NAME, DiskRecord, InstanceRecord
@@ -225,47 +225,6 @@ def cache(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
-def migration(context: Context, fields: Fields) -> dict[str, Any]:
-    fields.end()
-    found = context.launcher.migration()
-    return {"expires_at": found.expires_at}
-
-
-def migrate_offer(context: Context, fields: Fields) -> dict[str, Any]:
-    instance = fields.uuid("instance")
-    destination = fields.text("destination", pattern=f"|{HOST}")
-    fields.end()
-    context.launcher.migrate_offer(instance, destination)
-    return {}
-
-
-def migrate_left(context: Context, fields: Fields) -> dict[str, Any]:
-    instance = fields.uuid("instance")
-    fields.end()
-    context.launcher.migrate_left(instance)
-    return {}
-
-
-def migrate_out(context: Context, fields: Fields) -> dict[str, Any]:
-    instance = fields.uuid("instance")
-    destination = fields.text("destination", pattern=HOST)
-    fields.end()
-    return context.launcher.migrate_out(instance, destination)
-
-
-def migrate_in(context: Context, fields: Fields) -> dict[str, Any]:
-    """Asked by libvirt's hook about every guest that comes in."""
-    instance = fields.uuid("instance")
-    xml = fields.text("xml", maximum=1024 * 1024)
-    fields.end()
-    if not context.ours.why(instance) and not context.ours.named(
-        instance, xml
-    ):
-        return {"ours": False, "event": "", "detail": ""}
-    event, detail = context.launcher.migrate_in(instance, xml)
-    return {"ours": True, "event": event, "detail": detail}
-
-
 def lease(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -357,11 +316,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "ours": ours,
     "suspend": suspend,
     "cache": cache,
-    "migration": migration,
-    "migrate-offer": migrate_offer,
-    "migrate-left": migrate_left,
-    "migrate-out": migrate_out,
-    "migrate-in": migrate_in,
+    **MIGRATION,
     "lease": lease,
     "forget": forget,
     "snapshot-check": snapshot_check,

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mh_core.fields import Fields
+from mh_core.fields import Fields, text_item
 
 T = TypeVar("T")
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _EVENT = r"[a-z0-9]+(?:[.\-_][a-z0-9]+)*"
 
 
@@ -62,6 +63,12 @@ def _arrived(fields: Fields) -> str:
     return event
 
 
+def _instances(fields: Fields) -> tuple[str, ...]:
+    """:raises InputError: ``hook.agent.answer``."""
+    one = text_item(fields.event, 36, _UUID)
+    return fields.list("instances", one, 4096)
+
+
 class MigrationVerbs(ABC):
     """Part of :class:`mh_nova.hook.agent_client.AgentClient`."""
 
@@ -94,6 +101,11 @@ class MigrationVerbs(ABC):
 
     def migrate_left(self, instance: str) -> None:
         self._empty("migrate-left", {"instance": instance})
+
+    def incoming(self) -> tuple[str, ...]:
+        """Instances with disks here for a live migration that nobody has
+        said to be over."""
+        return self._read(self._ask("incoming", {}), _instances)
 
     def migrate_out(self, instance: str, destination: str) -> Leave:
         fields = self._ask(

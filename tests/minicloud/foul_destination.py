@@ -23,7 +23,6 @@ import sys
 
 def _patch() -> None:
     import nova.cmd.compute  # chooses the threading model: the first
-    from nova.virt.libvirt.driver import LibvirtDriver
 
     from mh_nova.hook.operations.live_migration import LiveMigration
 
@@ -31,7 +30,10 @@ def _patch() -> None:
     LiveMigration._mh_can_migrate = (  # type: ignore[method-assign]
         lambda self, instance: False
     )
-    LibvirtDriver._create_images_and_backing = lambda *args, **kwargs: None
+    # not in nova's class: the hook's look at that would end it
+    LiveMigration._create_images_and_backing = (  # type: ignore[method-assign]
+        lambda *args, **kwargs: None
+    )
 
 
 def main() -> int:

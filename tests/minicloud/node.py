@@ -333,7 +333,22 @@ class Node:
         )
 
     def stop_compute(self) -> None:
+        """Until the bus, too, knows that it is gone: the next one is ready
+        when it is there."""
         self.end("nova-compute", timeout=10)
+        self._unheard()
+
+    def kill_compute(self) -> None:
+        """As a crash would."""
+        self.kill("nova-compute")
+        self._unheard()
+
+    def _unheard(self) -> None:
+        wait_until(
+            lambda: consumers(f"compute.{self.name}") == 0,
+            20,
+            f"nova-compute of {self.name} to be gone",
+        )
 
     def restart_compute(self) -> None:
         """With whatever `options` say now."""

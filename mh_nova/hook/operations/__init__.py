@@ -21,6 +21,7 @@ from mh_nova.hook.operations.config_drive import ConfigDrive
 from mh_nova.hook.operations.console import Console
 from mh_nova.hook.operations.firmware import Firmware
 from mh_nova.hook.operations.image_cache import ImageCache
+from mh_nova.hook.operations.incoming import Incoming
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
 from mh_nova.hook.operations.rebuild import Rebuild
@@ -43,6 +44,8 @@ class Operations(
     Shelve,
     Rescue,
     Migrate,
+    # over LiveMigration: it takes turns
+    Incoming,
     LiveMigration,
     Attach,
     ConfigDrive,

@@ -467,6 +467,27 @@ def test_in_as_at_a_start(world: World) -> None:
     assert "agent.launch.started" in world.events()
 
 
+def test_what_came_in_is_told_until_it_is_over(world: World) -> None:
+    world.make()
+    world.launcher.started(world.instance, True)
+    # disks of a guest of this host, and those that were carried here
+    assert world.launcher.incoming() == []
+    world.launcher.prepare(world.record(), "migrate-in", "")
+    assert world.launcher.incoming() == []
+    world.launcher.forget(world.instance)
+    os.unlink(world.disk)
+    world.launcher.prepare(world.record(), "migrate-in", "")
+    assert world.launcher.incoming() == [world.instance]
+    world.launcher.make(world.instance, False)
+    world.launcher.migrate_in(world.instance, as_libvirt(world.xml()))
+    # also by an agent that was started anew meanwhile
+    world.launcher._attempts.drop(world.instance)
+    assert world.launcher.incoming() == [world.instance]
+    world.launcher.started(world.instance, True)
+    assert world.launcher.incoming() == []
+    assert world.store.instance(world.instance).made
+
+
 def test_in_with_a_domain_that_is_not_allowed(world: World) -> None:
     arrive(world)
     xml = world.xml().replace(

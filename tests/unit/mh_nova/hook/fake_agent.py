@@ -98,6 +98,7 @@ class FakeAgent:
             "forget": {"ok": True},
             "migrate-offer": {"ok": True},
             "migrate-left": {"ok": True},
+            "incoming": {"ok": True, "instances": []},
             "snapshot-check": no("agent.snapshot.policy"),
             "snapshot": no("agent.snapshot.policy"),
             "end": {"ok": True},
