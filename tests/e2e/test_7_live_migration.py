@@ -17,7 +17,6 @@ import collections.abc
 import contextlib
 import datetime
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +31,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mh_attest import authority, migration_ca
 from mh_nova.agent.migration_tls import jwk_of
-from tests.minicloud import bootimage, guest
+from tests.e2e.moving import (
+    ask,
+    clean,
+    count,
+    create_image,
+    host_of,
+    move,
+    reasons,
+    settle,
+    stays,
+)
+from tests.minicloud import guest
 from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
 from tests.minicloud.story import GRANTED, Story
@@ -42,20 +52,12 @@ from tests.minicloud.world import TrustedImage, World
 #: Instances move between node1 and node3 here; see conftest.
 MOVES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
-_COUNT = re.compile(r"n=([0-9a-f]{4})")
-_PURPOSES = ("launch", "start", "migrate-in")
 
 
 @pytest.fixture(scope="module")
 def image(world: World, story: Story, second_host: Node) -> TrustedImage:
-    """A guest that writes, under a key that may follow it."""
     story.ready()
-    words = [word for name in _PURPOSES for word in ("--purpose", name)]
-    key = world.create_key("moving", *words)
-    path = world.product.workstation / "moving.raw"
-    token, marker = "token-of-a-guest-that-moves", b"marker:" + b"m" * 48
-    bootimage.write(path, token.encode(), marker=marker, writes=True)
-    return world.create_image("moving", key, disk=(path, token, marker))
+    return create_image(world, "moving")
 
 
 @pytest.fixture
@@ -67,85 +69,6 @@ def server(
     count(world, made)
     yield made
     world.delete(made)
-
-
-def count(world: World, server: typing.Any) -> int:
-    """Where the guest is by now: read back from its disk, and going on."""
-
-    def last() -> int:
-        text = guest.console(world.admin, server)
-        assert "!" not in text, "the guest's disk failed"
-        found = _COUNT.findall(text)
-        return int(found[-1], 16) if found else 0
-
-    before = last()
-    return int(wait_for("the guest's count", lambda: (
-        now if (now := last()) > before else 0
-    ), 30))  # fmt: skip
-
-
-def settle(world: World, server: typing.Any) -> typing.Any:
-    """Wait until no task is left; it must be ACTIVE."""
-
-    def test() -> typing.Any:
-        found = world.admin.compute.get_server(server.id)
-        return found if found.task_state is None else None
-
-    found = wait_for("the end of the task", test, 120, pause=0.5)
-    assert found.status == "ACTIVE", guest.fault(found)
-    return found
-
-
-def host_of(world: World, server: typing.Any) -> str:
-    found = world.admin.compute.get_server(server.id)
-    return str(found.hypervisor_hostname)
-
-
-def ask(world: World, server: typing.Any, host: str = "node3") -> None:
-    world.admin.compute.live_migrate_server(
-        server.id, host=host, block_migration="auto"
-    )
-
-
-def move(world: World, server: typing.Any, host: str) -> None:
-    ask(world, server, host)
-    settle(world, server)
-    assert host_of(world, server) == host, reasons(world, server)
-
-
-def reasons(world: World, server: typing.Any) -> str:
-    """Everything nova tells about the last action."""
-    actions = list(world.admin.compute.server_actions(server.id))
-    action = world.admin.compute.get_server_action(
-        actions[0].request_id, server.id
-    )
-    found = world.admin.compute.get_server(server.id)
-    return f"{action.events} {action.message} {found.fault}"
-
-
-def stays(world: World, server: typing.Any, *others: Node) -> None:
-    """ACTIVE on node1, running and writing; nothing of it elsewhere."""
-    settle(world, server)
-    assert host_of(world, server) == "node1"
-    assert server.id in world.node1.virsh("list", "--uuid").stdout
-    count(world, server)
-    for node in others or (world.node3,):
-        clean(world, server, node)
-    # and it stays so: nova has more to say after the roll-back
-    found = world.admin.compute.get_server(server.id)
-    assert (found.status, found.task_state) == ("ACTIVE", None)
-
-
-def clean(world: World, server: typing.Any, node: Node) -> None:
-    """Neither domain nor file nor secret nor record of it is on a host."""
-    wait_for(
-        f"{node.name} to be clean",
-        lambda: (
-            world.leftovers(node, server.id) == []
-            and server.id not in node.virsh("list", "--all", "--uuid").stdout
-        ),
-        30,
-    )
 
 
 def releases(world: World, image: TrustedImage, **members: str) -> int:

@@ -1,0 +1,114 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""A guest that writes all the time and moves, and what is asked of it."""
+
+from __future__ import annotations
+
+import re
+import typing
+
+from tests.minicloud import bootimage, guest
+from tests.minicloud.node import Node
+from tests.minicloud.trusted import wait_for
+from tests.minicloud.world import TrustedImage, World
+
+_COUNT = re.compile(r"n=([0-9a-f]{4})")
+_PURPOSES = ("launch", "start", "migrate-in")
+
+
+def create_image(world: World, name: str) -> TrustedImage:
+    """A guest that writes, under a key that may follow it."""
+    words = [word for one in _PURPOSES for word in ("--purpose", one)]
+    key = world.create_key(name, *words)
+    path = world.product.workstation / f"{name}.raw"
+    token, marker = f"token-of-{name}", b"marker:" + b"m" * 48
+    bootimage.write(path, token.encode(), marker=marker, writes=True)
+    return world.create_image(name, key, disk=(path, token, marker))
+
+
+def count(world: World, server: typing.Any) -> int:
+    """Where the guest is by now: read back from its disk, and going on."""
+
+    def last() -> int:
+        text = guest.console(world.admin, server)
+        assert "!" not in text, "the guest's disk failed"
+        found = _COUNT.findall(text)
+        return int(found[-1], 16) if found else 0
+
+    before = last()
+    return int(wait_for("the guest's count", lambda: (
+        now if (now := last()) > before else 0
+    ), 30))  # fmt: skip
+
+
+def settle(world: World, server: typing.Any) -> typing.Any:
+    """Wait until no task is left; it must be ACTIVE."""
+
+    def test() -> typing.Any:
+        found = world.admin.compute.get_server(server.id)
+        return found if found.task_state is None else None
+
+    found = wait_for("the end of the task", test, 120, pause=0.5)
+    assert found.status == "ACTIVE", guest.fault(found)
+    return found
+
+
+def host_of(world: World, server: typing.Any) -> str:
+    found = world.admin.compute.get_server(server.id)
+    return str(found.hypervisor_hostname)
+
+
+def ask(world: World, server: typing.Any, host: str = "node3") -> None:
+    world.admin.compute.live_migrate_server(
+        server.id, host=host, block_migration="auto"
+    )
+
+
+def move(world: World, server: typing.Any, host: str) -> None:
+    ask(world, server, host)
+    settle(world, server)
+    assert host_of(world, server) == host, reasons(world, server)
+
+
+def reasons(world: World, server: typing.Any) -> str:
+    """Everything nova tells about the last action."""
+    actions = list(world.admin.compute.server_actions(server.id))
+    action = world.admin.compute.get_server_action(
+        actions[0].request_id, server.id
+    )
+    found = world.admin.compute.get_server(server.id)
+    return f"{action.events} {action.message} {found.fault}"
+
+
+def stays(world: World, server: typing.Any, *others: Node) -> None:
+    """ACTIVE on node1, running and writing; nothing of it elsewhere."""
+    settle(world, server)
+    assert host_of(world, server) == "node1"
+    assert server.id in world.node1.virsh("list", "--uuid").stdout
+    count(world, server)
+    for node in others or (world.node3,):
+        clean(world, server, node)
+    # and it stays so: nova has more to say after the roll-back
+    found = world.admin.compute.get_server(server.id)
+    assert (found.status, found.task_state) == ("ACTIVE", None)
+
+
+def clean(world: World, server: typing.Any, node: Node) -> None:
+    """Neither domain nor file nor secret nor record of it is on a host."""
+    wait_for(
+        f"{node.name} to be clean",
+        lambda: (
+            world.leftovers(node, server.id) == []
+            and server.id not in node.virsh("list", "--all", "--uuid").stdout
+        ),
+        30,
+    )

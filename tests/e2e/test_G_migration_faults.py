@@ -1,0 +1,294 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""Everybody who takes part in a live migration dies at every named step.
+
+What is seen afterwards is what matters: one host has the guest, which goes
+on; nothing of it is anywhere else; one host holds the lease; nova knows, and
+the next move goes well, since every case but the first begins with one.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import os
+import typing
+
+import pytest
+
+from tests.e2e.moving import (
+    ask,
+    clean,
+    count,
+    create_image,
+    host_of,
+    move,
+    settle,
+)
+from tests.minicloud import guest
+from tests.minicloud.held import holding
+from tests.minicloud.node import Node
+from tests.minicloud.story import Story
+from tests.minicloud.trusted import SOURCES, wait_for
+from tests.minicloud.world import TrustedImage, World
+
+#: Instances move between node1 and node3 here; see conftest.
+MOVES = True
+pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
+#: Every case, and not only those that differ most.
+ALL = bool(os.environ.get("MH_FAULTS"))
+RUNNING = "running"
+#: Instead of nova's minute: how long a source waits for a destination that
+#: died, seconds.
+PATIENCE = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """
+    :param step: a record of an agent's audit log, a method of the hook's
+        (begin or end), or ``running``: memory is crossing.
+    :param at: host of the step.
+    :param dies: ``agent`` and ``compute`` of that host, ``kms`` and
+        ``attest`` of theirs.
+    :param end: where the guest is at last.
+    """
+
+    step: str
+    at: str
+    dies: str
+    end: str
+    status: str = "ACTIVE"
+    short: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.dies}-{self.at}"
+
+
+FAULTS = (
+    # the destination prepares
+    Fault("agent.launch.prepared", "node3", "agent", "node1"),
+    Fault("agent.launch.prepared", "node3", "kms", "node1", short=True),
+    Fault("agent.launch.prepared", "node3", "attest", "node1"),
+    Fault("agent.measure.passed", "node3", "agent", "node1", short=True),
+    Fault("hook.pre_live_migration", "node3", "compute", "node1"),
+    # the source asks for its leave
+    Fault("hook.live_migration.begin", "node1", "compute", "node1"),
+    Fault("hook.live_migration.begin", "node1", "attest", "node1", short=True),
+    Fault("agent.migrate.granted", "node1", "agent", "node1"),
+    # libvirt asks the destination's agent
+    Fault("agent.admit.passed", "node3", "agent", "node1", short=True),
+    # memory and blocks are crossing
+    Fault(RUNNING, "node1", "compute", "node1", short=True),
+    Fault(RUNNING, "node1", "agent", "node1"),
+    Fault(RUNNING, "node3", "compute", "node1"),
+    Fault(RUNNING, "node3", "agent", "node1"),
+    # the guest has moved
+    Fault("hook.post.begin", "node1", "compute", "node3", short=True),
+    Fault("hook.post.begin", "node1", "agent", "node3"),
+    Fault("hook.post.begin", "node1", "kms", "node3"),
+    Fault(
+        *("hook.post_live_migration_at_destination.begin", "node3"),
+        *("agent", "node3"),
+    ),
+    # nova itself gives up, and says so; the guest runs on
+    Fault(
+        *("hook.post_live_migration_at_destination.begin", "node3"),
+        *("compute", "node3", "ERROR"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def image(world: World, story: Story, second_host: Node) -> TrustedImage:
+    story.ready()
+    return create_image(world, "faults")
+
+
+@pytest.fixture(scope="module")
+def held(
+    world: World, second_host: Node
+) -> collections.abc.Iterator[tuple[Node, Node]]:
+    """Both hosts' programs stop where they are told to."""
+    nodes = (world.node1, world.node3)
+    for node in nodes:
+        node.options.command = ["python", "-m", "tests.minicloud.held.compute"]
+        node.options.env = SOURCES
+        node.options.extra = f"[DEFAULT]\nrpc_response_timeout = {PATIENCE}\n"
+        node.end("mh-agent")
+        world.product.start_agent(node, "tests.minicloud.held.agent")
+        world.cloud.restart_compute(node)
+    world.cloud.wait_computes()
+    for node in nodes:
+        world.agent_ready(node)
+    yield nodes
+    for node in nodes:
+        node.options.command, node.options.env = ["mh-nova-compute"], {}
+        node.options.extra = ""
+        node.end("mh-agent")
+        world.product.start_agent(node)
+        world.cloud.restart_compute(node)
+    world.cloud.wait_computes()
+    for node in nodes:
+        world.agent_ready(node)
+
+
+@pytest.fixture(scope="module")
+def server(
+    world: World, image: TrustedImage, held: tuple[Node, Node]
+) -> collections.abc.Iterator[typing.Any]:
+    made = world.boots("faults", image, conn=world.operator, host="node1")
+    count(world, made)
+    yield made
+    world.delete(made)
+
+
+def kill(world: World, node: Node, who: str) -> None:
+    if who == "agent":
+        node.kill("mh-agent")
+    elif who == "compute":
+        node.kill_compute()
+    else:
+        world.cloud.processes.kill(f"mh-{who}")
+
+
+def revive(world: World, node: Node, who: str) -> None:
+    if who == "kms":
+        world.product.start_kms()
+    elif who == "attest":
+        world.product.start_attest()
+    elif who == "compute":
+        node.start_compute()
+        world.cloud.wait_computes()
+    else:
+        log = node.log("mh-agent")
+        mark = log.stat().st_size
+        world.product.start_agent(node, "tests.minicloud.held.agent")
+        wait_for(
+            "a migration certificate",
+            lambda: "agent.migrate.certified" in world.log_since(log, mark),
+        )
+
+
+def under_way(world: World, server: typing.Any) -> None:
+    world.node1.virsh("migrate-setspeed", server.id, "1")
+    ask(world, server)
+    wait_for(
+        "the guest at the destination",
+        lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
+        60,
+    )
+    world.pause(2)
+
+
+def give_up(world: World, server: typing.Any) -> None:
+    """End a migration that nothing else ends."""
+    found = world.admin.compute.get(
+        f"/servers/{server.id}/migrations", microversion="2.59"
+    ).json()["migrations"]
+    for one in found:
+        world.admin.compute.delete(
+            f"/servers/{server.id}/migrations/{one['id']}",
+            microversion="2.24",
+        )
+
+
+def happen(world: World, server: typing.Any, fault: Fault) -> None:
+    """Let it die there, and be started again."""
+    node = getattr(world, fault.at)
+    if fault.step == RUNNING:
+        under_way(world, server)
+        kill(world, node, fault.dies)
+        revive(world, node, fault.dies)
+        give_up(world, server)
+        return
+    with holding(node, fault.step) as reached:
+        ask(world, server)
+        reached()
+        kill(world, node, fault.dies)
+        if fault.dies == "compute":
+            revive(world, node, fault.dies)
+    if fault.dies != "compute":
+        # it is away until nova has done what it does without it
+        idle(world, server)
+        revive(world, node, fault.dies)
+
+
+def idle(world: World, server: typing.Any) -> typing.Any:
+    def test() -> typing.Any:
+        found = world.admin.compute.get_server(server.id)
+        return found if found.task_state is None else None
+
+    return wait_for("the end of the task", test, 120)
+
+
+def holders(
+    world: World, image: TrustedImage, server: typing.Any
+) -> list[str]:
+    """Hosts that the key server thinks the guest may run on."""
+    found = world.kms("GET", f"/v1/keys/{image.key_id}/instances/{server.id}")
+    return [
+        lease["host"] for lease in found["leases"] if not lease["ended_at"]
+    ]
+
+
+def ready(world: World, server: typing.Any) -> None:
+    """On node1, whatever became of it before."""
+    for node in (world.node1, world.node3):
+        wait_for(
+            f"{node.name} trusted",
+            lambda node=node: world.level(node) == "trusted",
+        )
+        world.wait_trait(node, True)
+    world.pause(world.CACHE)
+    found = idle(world, server)
+    if found.status == "ERROR":
+        world.admin.compute.reset_server_state(server.id, "active")
+    if host_of(world, server) != "node1":
+        move(world, server, "node1")
+
+
+@pytest.mark.parametrize(
+    "fault", [one for one in FAULTS if ALL or one.short], ids=str
+)
+def test_dies(
+    world: World, image: TrustedImage, server: typing.Any, fault: Fault
+) -> None:
+    ready(world, server)
+    happen(world, server, fault)
+    found = idle(world, server)
+    assert found.status == fault.status, guest.fault(found)
+    wait_for(fault.end, lambda: host_of(world, server) == fault.end, 60)
+    node, other = world.node1, world.node3
+    if fault.end == "node3":
+        node, other = other, node
+    assert server.id in node.virsh("list", "--uuid").stdout
+    assert node.virsh("secret-list").stdout.strip() == ""
+    clean(world, server, other)
+    count(world, server)
+    wait_for(
+        "one holder",
+        lambda: holders(world, image, server) == [fault.end],
+        30,
+    )
+
+
+def test_goes_on_after_all_that(
+    world: World, image: TrustedImage, server: typing.Any
+) -> None:
+    """Off and on, from the disk that it arrived on at last."""
+    ready(world, server)
+    before = count(world, server)
+    move(world, server, "node3")
+    world.tenant.compute.reboot_server(server.id, "HARD")
+    settle(world, server)
+    assert count(world, server) > before
