@@ -20,6 +20,9 @@ from nova.virt import configdrive
 from nova.virt import driver as virt_driver
 from nova.virt.libvirt import blockinfo
 from nova.virt.libvirt import utils as libvirt_utils
+from oslo_serialization import jsonutils
+
+from mh_core.errors import Denied
 
 ROOT = "disk"
 CONFIG = "disk.config"
@@ -79,6 +82,23 @@ def there(instance: Any) -> Disks:
         and name != ROOT
         and not name.endswith(".rescue")
     )
+
+
+def moving(disk_info: str | None) -> Disks:
+    """For a guest that comes in: as nova's source lists them.
+
+    :raises Denied: ``hook.migration.disk-info``.
+    """
+    try:
+        return tuple(
+            (os.path.basename(disk["path"]), int(disk["virt_disk_size"]))
+            for disk in jsonutils.loads(disk_info or "[]")
+            if os.path.basename(disk["path"]) != ROOT
+        )
+    except (ValueError, TypeError, KeyError) as exc:
+        raise Denied(
+            "hook.migration.disk-info", "the source's list of disks is not one"
+        ) from exc
 
 
 def virtual_size(path: str) -> int:

@@ -133,9 +133,14 @@ class Launcher(Arrivals):
             yield
 
     @contextlib.contextmanager
-    def coming_in(self, context: Any, instance: Any) -> Iterator[None]:
-        """Around ``pre_live_migration``: new disks for a guest that runs."""
-        self.prepare(context, instance, COMING_IN)
+    def coming_in(
+        self, context: Any, instance: Any, more: disks.Disks
+    ) -> Iterator[None]:
+        """Around ``pre_live_migration``: new disks for a guest that runs.
+
+        :param more: disks beside the root disk.
+        """
+        self.prepare(context, instance, COMING_IN, more=more)
         with self._purposely(instance.uuid, COMING_IN, instance.host or ""):
             yield
 

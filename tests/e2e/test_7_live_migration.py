@@ -42,6 +42,7 @@ from tests.e2e.moving import (
     settle,
     stays,
 )
+from tests.e2e.test_9_disks import Disks
 from tests.minicloud import guest
 from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
@@ -51,6 +52,7 @@ from tests.minicloud.world import TrustedImage, World
 
 #: Instances move between node1 and node3 here; see conftest.
 MOVES = True
+BLANK = ["disk.eph0", "disk.swap"]
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 
 
@@ -137,9 +139,9 @@ def test_moves_there_and_back_while_it_writes(
     assert count(world, server) > before
 
 
-def disk_uuid(node: Node, server: typing.Any) -> bytes:
-    """Of the LUKS header in the overlay of a running guest."""
-    disk = node.folder / "instances" / server.id / "disk"
+def disk_uuid(node: Node, server: typing.Any, name: str = "disk") -> bytes:
+    """Of the LUKS header in a disk of a running guest."""
+    disk = node.folder / "instances" / server.id / name
     with disk.open("rb") as file:
         head = file.read(1 << 20)
     start = head.index(b"LUKS\xba\xbe")
@@ -164,6 +166,41 @@ def test_a_paused_guest_moves(
     world.tenant.compute.unpause_server(server.id)
     guest.wait_status(world.admin, server, "ACTIVE")
     count(world, server)
+
+
+def test_moves_with_swap_and_ephemeral(
+    world: World, image: TrustedImage
+) -> None:
+    """Each under a key of its own, at either end; what is in them moves."""
+    flavor = world.admin.compute.create_flavor(
+        name="m1.moving.disks", ram=64, vcpus=1, disk=1, swap=64, ephemeral=1
+    )
+    world.admin.compute.create_flavor_extra_specs(
+        flavor, {"trust:trusted_host": "trusted"}
+    )
+    server = world.boots(
+        *("disks", image),
+        **{"conn": world.operator, "host": "node1", "flavor": flavor.name},
+    )
+    here = Disks(world, server)
+    for name in BLANK:
+        here.write(name, 1 << 20, 0x5A)
+    uuids = {disk_uuid(world.node1, server, name) for name in BLANK}
+    with on_the_wire(world) as seen:
+        move(world, server, "node3")
+    assert bytes([0x5A]) * 512 not in seen[0]
+    there = Disks(world, server, world.node3)
+    assert there.names() == ["disk", *BLANK]
+    for name in BLANK:
+        assert there.read(name, 1 << 20, 512) == bytes([0x5A]) * 512
+        head = (there.folder / name).read_bytes()
+        assert bytes([0x5A]) * 512 not in head
+        uuids.add(disk_uuid(world.node3, server, name))
+    assert len(uuids) == 2 * len(BLANK)
+    assert there.read("disk.swap", 4086, 10) == b"SWAPSPACE2"
+    clean(world, server, world.node1)
+    world.delete(server)
+    world.admin.compute.delete_flavor(flavor)
 
 
 def test_a_vm_report_says_that_it_arrived(

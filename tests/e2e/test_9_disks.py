@@ -24,6 +24,7 @@ import typing
 import pytest
 
 from tests.minicloud import guest
+from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
 from tests.minicloud.search import Needle, Search, default_roots, plant
 from tests.minicloud.story import GRANTED, Story
@@ -91,13 +92,16 @@ class Disks:
     """The disks of a running guest, as the guest sees them: through the
     block layer of its own QEMU, which holds the keys."""
 
-    def __init__(self, world: World, server: typing.Any) -> None:
+    def __init__(
+        self, world: World, server: typing.Any, node: Node | None = None
+    ) -> None:
         self.world = world
         self.server = server
-        self.folder = world.node1.folder / "instances" / server.id
+        self.node = node or world.node1
+        self.folder = self.node.folder / "instances" / server.id
 
     def _qmp(self, command: str, **arguments: typing.Any) -> typing.Any:
-        answer = self.world.node1.virsh(
+        answer = self.node.virsh(
             "qemu-monitor-command",
             self.server.id,
             json.dumps({"execute": command, "arguments": arguments}),
@@ -138,7 +142,7 @@ class Disks:
                 **{"type": "nbd", "id": export, "name": export},
                 **{"node-name": self._node(name)},
             )
-            path = self.world.node1.path(socket)
+            path = self.node.path(socket)
             first = offset // 512 * 512
             size = -(-(offset + length - first) // 512) * 512
             done = subprocess.run(
@@ -168,7 +172,7 @@ class Disks:
             for block in self._qmp("query-block")
             if block.get("inserted", {}).get("node-name") == self._node(name)
         ]
-        self.world.node1.virsh(
+        self.node.virsh(
             "qemu-monitor-command",
             self.server.id,
             "--hmp",

@@ -24,6 +24,7 @@ import sys
 def _patch() -> None:
     import nova.cmd.compute  # chooses the threading model: the first
 
+    from mh_nova.hook.operations.incoming import Incoming
     from mh_nova.hook.operations.live_migration import LiveMigration
 
     assert nova.cmd.compute
@@ -31,7 +32,7 @@ def _patch() -> None:
         lambda self, instance: False
     )
     # not in nova's class: the hook's look at that would end it
-    LiveMigration._create_images_and_backing = (  # type: ignore[method-assign]
+    Incoming._create_images_and_backing = (  # type: ignore[method-assign]
         lambda *args, **kwargs: None
     )
 

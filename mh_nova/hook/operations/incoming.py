@@ -18,6 +18,7 @@ then, the source would take it for its own, not found, and start it again.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,8 @@ from oslo_messaging import (  # type: ignore[import-untyped]
     MessagingException,
 )
 
-from mh_core.errors import MHError
+from mh_core.errors import Denied, MHError
+from mh_nova.hook import disks, ours
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
 
@@ -76,6 +78,40 @@ class Incoming(LibvirtDriver, TrustedDriver):
                 disk_info,
                 migrate_data,
             )
+
+    def _create_images_and_backing(
+        self,
+        context: Any,
+        instance: Any,
+        instance_dir: str,
+        disk_info: Any,
+        fallback_from_host: Any = None,
+    ) -> None:
+        """The agent makes all disks with the root disk; nova would make in
+        the clear whatever it does not find.
+
+        :raises Denied: ``hook.image.overlay``.
+        """
+        own = self._mh_protected(instance)
+
+        def made_by_nova(disk: Any) -> bool:
+            return not own or os.path.basename(disk["path"]) == disks.ROOT
+
+        super()._create_images_and_backing(
+            context,
+            instance,
+            instance_dir,
+            [disk for disk in disk_info or [] if made_by_nova(disk)],
+            fallback_from_host,
+        )
+        for disk in disk_info or []:
+            name = os.path.basename(disk["path"])
+            found = ours.header(os.path.join(instance_dir, name))
+            if own and found is not ours.Header.ENCRYPTED:
+                raise Denied(
+                    "hook.image.overlay",
+                    f"the agent left no encrypted disk {name!r}",
+                )
 
     def rollback_live_migration_at_destination(
         self,

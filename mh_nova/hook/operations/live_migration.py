@@ -30,13 +30,14 @@ from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import faults, launch
+from mh_nova.hook import disks, faults, launch
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.departure import ACTION, Departure
 from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
+DISKS = "hook.refused.migration-disks"
 
 
 class LiveMigration(LibvirtDriver, TrustedDriver):
@@ -123,19 +124,18 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         return True
 
     def _mh_movable(self, instance: Any) -> None:
-        """What the destination would make is what the guest has: one disk,
-        over its image.
+        """What the destination would make is what the guest has: blank
+        disks beside one over its image.
 
         :raises MigrationPreCheckError: ``hook.refused.migration-disks``.
         """
         try:
             found = self._mh_client.describe(instance.uuid)
             names = [name for name, _size in found.disks]
-            if names != [launch.ROOT] or not found.based:
-                raise Denied(
-                    "hook.refused.migration-disks",
-                    "only a guest with one disk, over its image, can move",
-                )
+            if launch.ROOT not in names or not found.based:
+                raise Denied(DISKS, "only a disk over its image can move")
+            if disks.CONFIG in names:
+                raise Denied(DISKS, "a config drive cannot move")
         except MHError as error:
             raise faults.precheck(error) from error
 
@@ -181,7 +181,8 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             ):
                 raise shared()
             self._mh_check_shape(instance, block_device_info)
-            with self._mh_launcher.coming_in(context, instance):
+            more = disks.moving(disk_info)
+            with self._mh_launcher.coming_in(context, instance, more):
                 result = prepare()
             done = True
         except MHError as error:

@@ -13,6 +13,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,13 +25,16 @@ from nova.compute import power_state
 from nova.virt import event as virt_event
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_serialization import jsonutils
 
+from mh_core.errors import Denied
 from mh_nova.hook import faults
 from mh_nova.hook.pinned import FLAGS
 from tests.functional.mh_nova.hook.conftest import (
     Stock,
     make_instance,
     message,
+    write_disk,
 )
 from tests.unit.mh_nova.hook.fake_agent import DESCRIBED, FakeAgent, no
 
@@ -185,14 +189,14 @@ def test_metadata_that_was_taken_away_keeps_it_here(
         [{"name": "disk", "size": 1, "base": False}],
         [
             {"name": "disk", "size": 1, "base": True},
-            {"name": "disk.swap", "size": 1, "base": False},
+            {"name": "disk.config", "size": 1, "base": False},
         ],
     ],
 )
 def test_only_what_the_destination_would_make(
     driver: Any, agent: FakeAgent, stock: Stock, disks: list[dict[str, Any]]
 ) -> None:
-    """An unshelved disk has no base; nova would make it in the clear."""
+    """An unshelved disk has no base, and a config drive is not copied."""
     stock.replace("check_can_live_migrate_source")
     agent.answers["describe"] = {**DESCRIBED, "ok": True, "disks": disks}
     with pytest.raises(exception.MigrationPreCheckError) as caught:
@@ -283,6 +287,60 @@ def test_destination_prepares_for_a_guest_that_comes_in(
     assert "prepare" in seen[0]
     # nothing was started, and nothing forgotten
     assert not {"start", "forget"} & set(agent.verbs())
+
+
+LISTED = jsonutils.dumps(
+    [
+        {"path": "/i/disk.swap", "virt_disk_size": 64 << 20},
+        {"path": "/i/disk", "virt_disk_size": 1 << 30, "backing_file": "b"},
+    ]
+)
+
+
+def test_destination_makes_every_disk(
+    driver: Any, agent: FakeAgent, stock: Stock
+) -> None:
+    stock.replace("pre_live_migration")
+    one = make_instance(host="node0")
+    driver.pre_live_migration(None, one, None, None, LISTED, data())
+    (asked,) = agent.asked("prepare")
+    assert [(d["name"], d["size"]) for d in asked["disks"]][1:] == [
+        ("disk.swap", 64 << 20)
+    ]
+    for bad in ("{", "[1]", '[{"path": "/i/disk.swap"}]'):
+        with pytest.raises(exception.MigrationPreCheckError) as caught:
+            driver.pre_live_migration(None, one, None, None, bad, data())
+        assert message(caught.value).endswith("[hook.migration.disk-info]")
+
+
+def test_nova_makes_no_disk_of_ours(
+    driver: Any,
+    where: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "_create_images_and_backing",
+        lambda driver, context, one, folder, found, host=None: given.append(
+            [disk["path"] for disk in found]
+        ),
+    )
+    found = jsonutils.loads(LISTED)
+
+    def make(trusted: bool) -> None:
+        driver._create_images_and_backing(
+            None, make_instance(trusted), str(where), found, "node0"
+        )
+
+    for name in ("disk", "disk.swap"):
+        with pytest.raises(Denied, match=name):
+            make(True)
+        write_disk(str(where / name))
+    make(True)
+    assert given == [["/i/disk"]] * 3
+    make(False)
+    assert given[-1] == ["/i/disk.swap", "/i/disk"]
 
 
 def test_destination_that_fails_forgets(
