@@ -315,6 +315,37 @@ def test_migrate_with_the_image_deleted(
 # -- to a host that is not trusted
 
 
+SHELVED = ("launch", "start", "snapshot", "flatten", "migrate-in")
+
+
+def test_migrate_an_unshelved_one(world: World, second_host: Node) -> None:
+    """Its disk has no base: there and back, with what the guest wrote."""
+    words = [word for name in SHELVED for word in ("--purpose", name)]
+    key = world.create_key("shelved", *words)
+    image = world.create_image("shelved", key, "--allow-snapshots")
+    with only(world, world.node1):
+        server = Counting(world, image, world.boots("shelved", image))
+        world.tenant.compute.shelve_server(server.id)
+        server.settle("SHELVED_OFFLOADED")
+        world.tenant.compute.unshelve_server(server.id)
+        server.settle("ACTIVE")
+    server.booted()
+    server.migrate(second_host)
+    server.settle("VERIFY_RESIZE")
+    server.on(second_host)
+    server.booted()
+    server.revert()
+    server.on(world.node1)
+    server.booted(0)
+    server.nothing_of_it_on(second_host)
+    server.migrate(second_host)
+    server.settle("VERIFY_RESIZE")
+    server.confirm()
+    server.booted()
+    server.nothing_of_it_on(world.node1)
+    world.delete(server.show())
+
+
 def test_forced_to_an_untrusted_host(
     world: World, untraited: Counting
 ) -> None:
