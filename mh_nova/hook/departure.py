@@ -13,13 +13,16 @@
 
 nova 34 raises again what libvirt's call of the migration raised, after it
 has rolled the migration back: a server whose guest runs on would be left in
-ERROR.  And a guest that is off at the end has moved, for nova: one that died
-on the way would lose its disk.
+ERROR.  And a guest that is off has moved, for nova, which does not wait for
+the call's end: one that died on the way would lose its disk.
 """
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import libvirt
 from nova import exception
 from nova.compute import power_state
 from nova.virt import event as virt_event
@@ -56,17 +59,27 @@ class Departure:
         self._leave: Leave | None = leave
         self._post = post
         self._recover = recover
-        self._error = ""
+        self._error = "libvirt says no more"
+        self._went = False
+        self._over = threading.Event()
 
     def take(self) -> Leave | None:
         """A second try asks the agent again."""
         leave, self._leave = self._leave, None
         return leave
 
-    def broke(self, error: Exception) -> None:
-        """libvirt's call failed; nova finds out what became of the guest."""
-        LOG.warning("It broke off: %s", error, instance=self._instance)
-        self._error = str(error)
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around libvirt's call; that it failed is left to nova to find out,
+        which looks what became of the guest."""
+        try:
+            yield
+            self._went = True
+        except (libvirt.libvirtError, exception.NovaException) as error:
+            LOG.warning("It broke off: %s", error, instance=self._instance)
+            self._error = str(error)
+        finally:
+            self._over.set()
 
     def post(
         self,
@@ -76,12 +89,16 @@ class Departure:
         block_migration: Any = False,
         migrate_data: Any = None,
     ) -> None:
-        """nova holds that the guest has moved.
+        """nova holds that the guest has moved, since it is off here.
 
-        Where the call failed, it has only if libvirt knows it no more: a
-        guest whose QEMU died is off, and its disk is here alone.
+        1. the call is over: before, nobody knows;
+        2. where it failed, the guest has moved only if libvirt knows it no
+           more: one whose QEMU died is off, and its disk is here alone.
         """
-        if self._error and self._defined():
+        # 1
+        self._over.wait()
+        # 2
+        if not self._went and self._defined():
             self.recover(context, instance, dest, migrate_data)
             return
         self._post(context, instance, dest, block_migration, migrate_data)
@@ -98,8 +115,7 @@ class Departure:
         off is noticed, which nova does not while it migrates."""
         self._recover(context, instance, dest, migrate_data, **words)
         if words.get("migration_status") != "cancelled":
-            cause = self._error or "libvirt says no more"
-            error = Denied("hook.migration.broken-off", cause)
+            error = Denied("hook.migration.broken-off", self._error)
             faults.record(
                 context, instance, ACTION, faults.refusal(error, BROKEN)
             )

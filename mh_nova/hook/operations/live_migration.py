@@ -22,9 +22,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import libvirt
 import nova.conf
-from nova import exception
 from nova.virt.libvirt import guest as libvirt_guest
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
@@ -352,15 +350,25 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
     ) -> None:
         """nova's call of libvirt; in a thread of its own.
 
-        That it failed is left to nova's monitor to find out, which looks
-        what became of the guest.
-
         :raises NovaException: ``hook.refused.migration-gate``: nobody asked
             the agent.
         """
-
-        def operate() -> None:
-            super(LiveMigration, self)._live_migration_operation(
+        with self._mh_departures_lock:
+            departure = self._mh_departures.get(instance.uuid)
+        leave = None if departure is None else departure.take()
+        calling: Any = contextlib.nullcontext()
+        if departure is not None and leave is not None:
+            guest = libvirt_guest.Guest(PinnedDomain(guest._domain, leave))
+            calling = departure.calling()
+        elif departure is not None or self._mh_protected(instance):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.migration-gate",
+                    "the agent has not allowed this migration",
+                )
+            )
+        with calling:
+            super()._live_migration_operation(
                 context,
                 instance,
                 dest,
@@ -369,21 +377,3 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
                 guest,
                 device_names,
             )
-
-        with self._mh_departures_lock:
-            departure = self._mh_departures.get(instance.uuid)
-        leave = None if departure is None else departure.take()
-        if departure is None and not self._mh_protected(instance):
-            return operate()
-        if departure is None or leave is None:
-            raise faults.refusal(
-                Denied(
-                    "hook.refused.migration-gate",
-                    "the agent has not allowed this migration",
-                )
-            )
-        guest = libvirt_guest.Guest(PinnedDomain(guest._domain, leave))
-        try:
-            operate()
-        except (libvirt.libvirtError, exception.NovaException) as error:
-            departure.broke(error)

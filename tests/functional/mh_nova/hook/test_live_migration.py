@@ -605,6 +605,9 @@ class Leaving:
         self.driver = driver
         self.state: int | None = power_state.RUNNING
         self.error: Exception | None = None
+        #: What nova's monitor sees, and how much later the call ends, s.
+        self.job = libvirt.VIR_DOMAIN_JOB_NONE
+        self.late = 0.0
         self.ends: list[str] = []
         self.events: list[Any] = []
         for name, found in (
@@ -631,6 +634,7 @@ class Leaving:
         monkeypatch.setattr(driver, "emit_event", self.events.append)
 
     def operate(self) -> None:
+        time.sleep(self.late)
         if self.error is not None:
             raise self.error
 
@@ -649,7 +653,7 @@ class Leaving:
         return "u"
 
     def get_job_info(self) -> Any:
-        return libvirt_guest.JobInfo(type=libvirt.VIR_DOMAIN_JOB_NONE)
+        return libvirt_guest.JobInfo(type=self.job)
 
     def is_active(self) -> bool:
         if self.ends == []:
@@ -710,6 +714,9 @@ def test_one_that_died_on_the_way_keeps_its_disk(
     """nova itself would take a guest that is off for one that has moved."""
     leaving.error = BROKEN
     leaving.state = power_state.SHUTDOWN
+    # nova has seen that it is off before libvirt has said why
+    leaving.job, leaving.late = libvirt.VIR_DOMAIN_JOB_COMPLETED, 1.0
+    leaving.ends.append("asked")
     assert leaving(make_instance()) == ["recover"]
     (event,) = leaving.events
     assert event.get_transition() == virt_event.EVENT_LIFECYCLE_STOPPED
