@@ -30,6 +30,7 @@ from mh_core.errors import (
     Denied,
     InputError,
     MHError,
+    NotFound,
     Unavailable,
     VerificationError,
 )
@@ -208,11 +209,15 @@ class Migrating(Starting):
     def incoming(self) -> list[str]:
         """Instances whose disks were made here for a live migration, of
         which nobody has said that it is over, well or not."""
-        return [
-            record.instance
-            for record in self._p.store.instances()
-            if record.incoming
-        ]
+        found = []
+        for instance in self._p.store.instances():
+            try:
+                if self._p.store.instance(instance).incoming:
+                    found.append(instance)
+            except (NotFound, InputError):
+                # dropped meanwhile, or damaged: what needs it will say so
+                continue
+        return found
 
     def migrate_in(self, instance: str, xml: str) -> tuple[str, str]:
         """libvirt is about to start an incoming guest: the start's gate.

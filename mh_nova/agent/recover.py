@@ -25,7 +25,7 @@ from mh_core.errors import MHError
 from mh_nova.agent.attempt import Attempt, Attempts
 from mh_nova.agent.copies import Copying
 from mh_nova.agent.facts import base_path
-from mh_nova.agent.migrate import PURPOSE
+from mh_nova.agent.make import INCOMING
 from mh_nova.agent.paths import BASE_DIR, NEW, PART, SUFFIX, UNPACKED
 from mh_nova.agent.reason import named
 from mh_nova.agent.rescue import Rescuing
@@ -129,7 +129,7 @@ class Recovering(Rescuing, Copying):
             if attempt is None or attempt is not (known or attempt):
                 # it has ended by itself, or a new one has begun
                 return
-            if attempt.request.purpose == PURPOSE:
+            if attempt.request.purpose == INCOMING:
                 self._p.secrets.drop(instance)
                 return
             if attempts is self._attempts:

@@ -233,17 +233,6 @@ class Store:
             raise InputError(EVENT, "the record is of another instance")
         return record
 
-    def instances(self) -> list[InstanceRecord]:
-        """All that can be read."""
-        found = []
-        for path in sorted(self._instances.glob("*.json")):
-            try:
-                found.append(self.instance(path.stem))
-            except (NotFound, InputError):
-                # dropped meanwhile, or damaged: what needs it will say so
-                continue
-        return found
-
     def save_instance(self, record: InstanceRecord) -> None:
         """A plan for it is over."""
         self._write(self._instances, record)

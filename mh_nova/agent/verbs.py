@@ -23,10 +23,9 @@ from typing import Any
 from mh_core.errors import NotFound
 from mh_core.fields import Fields, text_item
 from mh_core.request import PURPOSES
-from mh_nova.agent import verbs_recover
+from mh_nova.agent import verbs_migration, verbs_recover
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
-from mh_nova.agent.migration_verbs import MIGRATION
 from mh_nova.agent.ours import Ours
 from mh_nova.agent.precache import STAGES
 from mh_nova.agent.store import DISK_NAME, DiskRecord, InstanceRecord
@@ -316,7 +315,6 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "ours": ours,
     "suspend": suspend,
     "cache": cache,
-    **MIGRATION,
     "lease": lease,
     "forget": forget,
     "snapshot-check": snapshot_check,
@@ -328,6 +326,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "describe": describe,
     "resize": resize,
     "arrived": arrived,
+    **verbs_migration.VERBS,
     **verbs_recover.VERBS,
 }
 

@@ -28,7 +28,7 @@ from nova.compute import power_state
 from nova.virt import event as virt_event
 from oslo_log import log as logging
 
-from mh_core.errors import Denied
+from mh_core.errors import Denied, MHError
 from mh_nova.hook import faults
 from mh_nova.hook.agent_migration import Leave
 
@@ -140,6 +140,6 @@ class Departure:
         """In doubt it does: nova looks for itself, by and by."""
         try:
             found = self._driver.get_info(self._instance)
-        except exception.NovaException:
+        except (exception.NovaException, MHError):
             return True
         return found.state not in (power_state.SHUTDOWN, power_state.CRASHED)

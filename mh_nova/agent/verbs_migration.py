@@ -69,7 +69,7 @@ def incoming(context: Context, fields: Fields) -> dict[str, Any]:
     return {"instances": context.launcher.incoming()}
 
 
-MIGRATION: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
+VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "migration": migration,
     "migrate-offer": migrate_offer,
     "migrate-left": migrate_left,
