@@ -459,7 +459,7 @@ class Moving:
         monkeypatch.setattr(
             LibvirtDriver,
             "get_info",
-            lambda *args: SimpleNamespace(state=power_state.RUNNING),
+            lambda *args, **words: SimpleNamespace(state=power_state.RUNNING),
         )
         monkeypatch.setattr(LibvirtDriver, "live_migration", live_migration)
         monkeypatch.setattr(
@@ -628,7 +628,7 @@ class Leaving:
         monkeypatch.setattr(
             LibvirtDriver,
             "get_info",
-            lambda *args: SimpleNamespace(state=self.state),
+            lambda *args, **words: SimpleNamespace(state=self.state),
         )
         monkeypatch.setattr(driver._host, "get_guest", self.get_guest)
         monkeypatch.setattr(driver, "emit_event", self.events.append)
