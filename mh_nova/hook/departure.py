@@ -35,6 +35,8 @@ from mh_nova.hook.agent_migration import Leave
 LOG = logging.getLogger(__name__)
 ACTION = "mh_live_migration"
 BROKEN = "The live migration broke off"
+#: How long libvirt may take to end what it says has failed, seconds.
+PATIENCE = 60.0
 
 
 class Departure:
@@ -111,8 +113,10 @@ class Departure:
         migrate_data: Any,
         **words: Any,
     ) -> None:
-        """nova's roll-back; then what broke is said, and a guest that is
-        off is noticed, which nova does not while it migrates."""
+        """nova's roll-back, once libvirt has rolled back; then what broke
+        is said, and a guest that is off is noticed, which nova does not
+        while it migrates."""
+        self._over.wait(PATIENCE)
         self._recover(context, instance, dest, migrate_data, **words)
         if words.get("migration_status") != "cancelled":
             error = Denied("hook.migration.broken-off", self._error)

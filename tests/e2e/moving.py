@@ -80,8 +80,12 @@ def move(world: World, server: typing.Any, host: str) -> None:
 
 
 def reasons(world: World, server: typing.Any) -> str:
-    """Everything nova tells about the last action."""
-    actions = list(world.admin.compute.server_actions(server.id))
+    """Everything nova tells about the last move."""
+    actions = [
+        action
+        for action in world.admin.compute.server_actions(server.id)
+        if action.action == "live-migration"
+    ]
     action = world.admin.compute.get_server_action(
         actions[0].request_id, server.id
     )
