@@ -255,6 +255,8 @@ def ready(world: World, server: typing.Any) -> None:
         world.admin.compute.reset_server_state(server.id, "active")
     if host_of(world, server) != "node1":
         move(world, server, "node1")
+    # MiB/s; whatever a case before said
+    world.node1.virsh("migrate-setspeed", server.id, "1024")
 
 
 @pytest.mark.parametrize(
