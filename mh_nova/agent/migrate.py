@@ -21,6 +21,7 @@ domain XML that libvirt is about to start.
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,19 @@ class Migrating(Starting):
 
         :raises MHError: of the key server.
         """
-        if self._p.handover is not None:
-            self._p.handover.handover(instance, destination)
+        if self._p.handover is None:
+            return
+        if destination:
+            # before: what nobody remembers, nobody takes back
+            self._offered(instance, True)
+        self._p.handover.handover(instance, destination)
+        if not destination:
+            self._offered(instance, False)
+
+    def _offered(self, instance: str, offered: bool) -> None:
+        with self._attempts.own(instance):
+            record = self._p.store.instance(instance)
+            self._p.store.save_instance(replace(record, offered=offered))
 
     def migrate_left(self, instance: str) -> None:
         """The guest runs elsewhere: its lease here is over.
@@ -206,18 +218,22 @@ class Migrating(Starting):
         if self._p.handover is not None:
             self._p.handover.left(instance)
 
-    def incoming(self) -> list[str]:
-        """Instances whose disks were made here for a live migration, of
-        which nobody has said that it is over, well or not."""
-        found = []
+    def unfinished(self) -> tuple[list[str], list[str]]:
+        """Of live migrations that nobody has said to be over: instances
+        whose disks were made here, and those whose destination was offered
+        a lease."""
+        incoming, offered = [], []
         for instance in self._p.store.instances():
             try:
-                if self._p.store.instance(instance).incoming:
-                    found.append(instance)
+                record = self._p.store.instance(instance)
             except (NotFound, InputError):
                 # dropped meanwhile, or damaged: what needs it will say so
                 continue
-        return found
+            if record.incoming:
+                incoming.append(instance)
+            if record.offered:
+                offered.append(instance)
+        return incoming, offered
 
     def migrate_in(self, instance: str, xml: str) -> tuple[str, str]:
         """libvirt is about to start an incoming guest: the start's gate.

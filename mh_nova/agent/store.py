@@ -109,6 +109,7 @@ class InstanceRecord:
 
     :param vtpm: it has a virtual TPM.
     :param incoming: made for a live migration, and no guest has arrived.
+    :param offered: a second lease was offered to the destination of one.
     """
 
     instance: str
@@ -125,6 +126,7 @@ class InstanceRecord:
     made: bool = False
     vtpm: bool = False
     incoming: bool = False
+    offered: bool = False
 
     @classmethod
     def parse(cls, value: Any) -> "InstanceRecord":
@@ -147,6 +149,7 @@ class InstanceRecord:
             # not in the records of earlier versions
             vtpm=fields.boolean("vtpm", False),
             incoming=fields.boolean("incoming", False),
+            offered=fields.boolean("offered", False),
         )
         fields.end()
         return record

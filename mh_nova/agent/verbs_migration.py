@@ -22,6 +22,9 @@ from mh_core.migration import HOST
 if TYPE_CHECKING:
     from mh_nova.agent.verbs import Context
 
+#: Instances of a kind in one answer; the rest is asked for later.
+_MOST = 256
+
 
 def migration(context: Context, fields: Fields) -> dict[str, Any]:
     fields.end()
@@ -64,9 +67,10 @@ def migrate_in(context: Context, fields: Fields) -> dict[str, Any]:
     return {"ours": True, "event": event, "detail": detail}
 
 
-def incoming(context: Context, fields: Fields) -> dict[str, Any]:
+def unfinished(context: Context, fields: Fields) -> dict[str, Any]:
     fields.end()
-    return {"instances": context.launcher.incoming()}
+    incoming, offered = context.launcher.unfinished()
+    return {"incoming": incoming[:_MOST], "offered": offered[:_MOST]}
 
 
 VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
@@ -75,5 +79,5 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "migrate-left": migrate_left,
     "migrate-out": migrate_out,
     "migrate-in": migrate_in,
-    "incoming": incoming,
+    "unfinished": unfinished,
 }

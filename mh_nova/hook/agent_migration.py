@@ -63,10 +63,24 @@ def _arrived(fields: Fields) -> str:
     return event
 
 
-def _instances(fields: Fields) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Unfinished:
+    """Live migrations that nobody has said to be over.
+
+    :param incoming: instances with disks here that were made for one.
+    :param offered: those whose destination was offered a lease.
+    """
+
+    incoming: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+
+
+def _unfinished(fields: Fields) -> Unfinished:
     """:raises InputError: ``hook.agent.answer``."""
     one = text_item(fields.event, 36, _UUID)
-    return fields.list("instances", one, 4096)
+    return Unfinished(
+        fields.list("incoming", one), fields.list("offered", one)
+    )
 
 
 class MigrationVerbs(ABC):
@@ -102,10 +116,8 @@ class MigrationVerbs(ABC):
     def migrate_left(self, instance: str) -> None:
         self._empty("migrate-left", {"instance": instance})
 
-    def incoming(self) -> tuple[str, ...]:
-        """Instances with disks here for a live migration that nobody has
-        said to be over."""
-        return self._read(self._ask("incoming", {}), _instances)
+    def unfinished(self) -> Unfinished:
+        return self._read(self._ask("unfinished", {}), _unfinished)
 
     def migrate_out(self, instance: str, destination: str) -> Leave:
         fields = self._ask(

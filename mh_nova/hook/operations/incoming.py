@@ -36,6 +36,7 @@ from oslo_messaging import (  # type: ignore[import-untyped]
 from mh_core.errors import Denied, MHError
 from mh_nova.hook import disks, ours
 from mh_nova.hook.agent_client import AgentClient
+from mh_nova.hook.agent_migration import Unfinished
 from mh_nova.hook.base import TrustedDriver
 
 CONF = nova.conf.CONF
@@ -52,7 +53,7 @@ class Incoming(LibvirtDriver, TrustedDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """Asked for every minute, and at the start of nova-compute."""
-        self._mh_end_incoming()
+        self._mh_end_all()
         found: dict[str, Any] = super().get_available_resource(nodename)
         return found
 
@@ -68,7 +69,7 @@ class Incoming(LibvirtDriver, TrustedDriver):
         """One at a time for an instance: what an earlier try left is gone,
         and a roll-back waits for what it is to roll back."""
         with _turn(instance.uuid):
-            if instance.uuid in self._mh_incoming():
+            if instance.uuid in self._mh_unfinished().incoming:
                 self._mh_roll_back(context, instance)
             return super().pre_live_migration(
                 context,
@@ -132,24 +133,40 @@ class Incoming(LibvirtDriver, TrustedDriver):
                 migrate_data,
             )
 
-    def _mh_incoming(self) -> tuple[str, ...]:
+    def _mh_unfinished(self) -> Unfinished:
         try:
-            found: tuple[str, ...] = self._mh_client.incoming()
+            return self._mh_client.unfinished()
         except MHError as error:
-            LOG.debug("Agent not asked for what came in: %s", error)
-            return ()
-        return found
+            LOG.debug("Agent not asked what is unfinished: %s", error)
+            return Unfinished()
 
-    def _mh_end_incoming(self) -> None:
-        for uuid in self._mh_incoming():
-            # what was deleted meanwhile, too
-            context = nova.context.get_admin_context(read_deleted="yes")
-            with _turn(uuid):
-                try:
-                    instance = objects.Instance.get_by_uuid(context, uuid)
-                    self._mh_end(context, instance)
-                except _OFF as error:
-                    LOG.warning("%s came in and stays: %s", uuid, error)
+    def _mh_end_all(self) -> None:
+        found = self._mh_unfinished()
+        for uuids, end in (
+            (found.incoming, self._mh_end),
+            (found.offered, self._mh_take_back),
+        ):
+            for uuid in uuids:
+                # what was deleted meanwhile, too
+                context = nova.context.get_admin_context(read_deleted="yes")
+                with _turn(uuid):
+                    try:
+                        end(
+                            context,
+                            objects.Instance.get_by_uuid(context, uuid),
+                        )
+                    except _OFF as error:
+                        LOG.warning("%s is unfinished: %s", uuid, error)
+
+    def _mh_take_back(self, _context: Any, instance: Any) -> None:
+        """The destination's lease, where a migration has ended and nobody
+        could say so: the key server was away, or nova did not ask."""
+        if instance.task_state is not None or instance.host != CONF.host:
+            return
+        try:
+            self._mh_client.migrate_offer(instance.uuid, "")
+        except MHError as error:
+            LOG.warning("A lease stays: %s", error, instance=instance)
 
     def _mh_end(self, context: Any, instance: Any) -> None:
         """Under way, arrived, or to be rolled back?  nova's record of the
@@ -192,6 +209,19 @@ class Incoming(LibvirtDriver, TrustedDriver):
             raise exception.InternalError(str(error)) from error
 
     # The source
+
+    def check_can_live_migrate_source(
+        self,
+        context: Any,
+        instance: Any,
+        dest_check_data: Any,
+        block_device_info: Any = None,
+    ) -> Any:
+        """It offers a lease, which is not that of the last try."""
+        with _turn(instance.uuid):
+            return super().check_can_live_migrate_source(
+                context, instance, dest_check_data, block_device_info
+            )
 
     def live_migration_abort(self, instance: Any) -> None:
         """Also asked for by a nova-compute that starts, about migrations

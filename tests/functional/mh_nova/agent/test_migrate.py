@@ -11,6 +11,8 @@
 # under the License.
 """The two gates of a live migration, before a real attestation server."""
 
+import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -35,7 +37,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mh_attest import authority as attest_authority
 from mh_core import jose
-from mh_core.errors import MHError
+from mh_core.errors import MHError, Unavailable
 from mh_core.evidence import Evidence
 from mh_core.migration import pinned_name
 from mh_nova.agent.launch import Launcher
@@ -471,21 +473,60 @@ def test_what_came_in_is_told_until_it_is_over(world: World) -> None:
     world.make()
     world.launcher.started(world.instance, True)
     # disks of a guest of this host, and those that were carried here
-    assert world.launcher.incoming() == []
+    assert world.launcher.unfinished() == ([], [])
     world.launcher.prepare(world.record(), "migrate-in", "")
-    assert world.launcher.incoming() == []
+    assert world.launcher.unfinished() == ([], [])
     world.launcher.forget(world.instance)
     os.unlink(world.disk)
     world.launcher.prepare(world.record(), "migrate-in", "")
-    assert world.launcher.incoming() == [world.instance]
+    assert world.launcher.unfinished() == ([world.instance], [])
     world.launcher.make(world.instance, False)
     world.launcher.migrate_in(world.instance, as_libvirt(world.xml()))
     # also by an agent that was started anew meanwhile
     world.launcher._attempts.drop(world.instance)
-    assert world.launcher.incoming() == [world.instance]
+    assert world.launcher.unfinished() == ([world.instance], [])
     world.launcher.started(world.instance, True)
-    assert world.launcher.incoming() == []
+    assert world.launcher.unfinished() == ([], [])
     assert world.store.instance(world.instance).made
+
+
+class Handover:
+    """Leases as the key server knows them; away while ``away``."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.away = False
+
+    def handover(self, instance: str, to: str) -> None:
+        self.said.append((instance, to))
+        if self.away:
+            raise Unavailable("agent.kms.unavailable", "away")
+
+    def left(self, instance: str) -> None:
+        raise AssertionError
+
+
+def test_what_was_offered_is_told_until_it_is_taken_back(
+    world: World,
+) -> None:
+    world.make()
+    world.launcher.started(world.instance, True)
+    server = Handover()
+    world.launcher._p = dataclasses.replace(world.launcher._p, handover=server)
+    for away in (False, True):
+        # also where it cannot be told whether the key server has heard it
+        server.away = away
+        with contextlib.suppress(Unavailable):
+            world.launcher.migrate_offer(world.instance, "node3")
+        assert world.launcher.unfinished() == ([], [world.instance])
+        server.away = True
+        with pytest.raises(Unavailable):
+            world.launcher.migrate_offer(world.instance, "")
+        assert world.launcher.unfinished() == ([], [world.instance])
+        server.away = False
+        world.launcher.migrate_offer(world.instance, "")
+        assert world.launcher.unfinished() == ([], [])
+    assert {to for _, to in server.said} == {"node3", ""}
 
 
 def test_in_with_a_domain_that_is_not_allowed(world: World) -> None:

@@ -91,7 +91,11 @@ def knows(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 @pytest.fixture
 def came(agent: FakeAgent, stock: Stock) -> FakeAgent:
     """One of which nobody has said how it ended."""
-    agent.answers["incoming"] = {"ok": True, "instances": [INSTANCE]}
+    agent.answers["unfinished"] = {
+        "ok": True,
+        "incoming": [INSTANCE],
+        "offered": [],
+    }
     stock.replace("get_available_resource", ROLLED_BACK)
     return agent
 
@@ -171,8 +175,11 @@ def test_what_cannot_be_told_stays(
 ) -> None:
     knows(exception.InstanceNotFound(instance_id=INSTANCE))
     driver.get_available_resource("node1")
-    for answer in (no("agent.verb"), {"ok": True, "instances": ["../x"]}):
-        came.answers["incoming"] = answer
+    for answer in (
+        no("agent.verb"),
+        {"ok": True, "incoming": ["../x"], "offered": []},
+    ):
+        came.answers["unfinished"] = answer
         driver.get_available_resource("node1")
     assert set(stock.calls) == {"get_available_resource"}
     assert came.asked("forget") == []
@@ -286,3 +293,35 @@ def test_only_where_nobody_looks(
     driver.live_migration_abort(home())
     assert libvirt_here.asked == ["abort"]
     assert moved.calls == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken"),
+    [
+        ({}, 1),
+        ({"task_state": "migrating"}, 0),
+        ({"host": "node3"}, 0),
+    ],
+)
+def test_a_lease_that_was_offered_is_taken_back(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    knows: Callable[[Any], None],
+    changes: dict[str, Any],
+    taken: int,
+) -> None:
+    stock.replace("get_available_resource")
+    agent.answers["unfinished"] = {
+        "ok": True,
+        "incoming": [],
+        "offered": [INSTANCE],
+    }
+    knows(make_instance(**{"host": CONF.host, **changes}))
+    driver.get_available_resource("node1")
+    # again, until the key server has heard it
+    agent.answers["migrate-offer"] = no("agent.kms.unavailable")
+    driver.get_available_resource("node1")
+    asked = agent.asked("migrate-offer")
+    assert [one["destination"] for one in asked] == [""] * (2 * taken)
+    assert len(stock.calls) == 2

@@ -218,7 +218,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "migrate-left": {"instance": I},
     "migrate-out": {"instance": I, "destination": "node3"},
     "migrate-in": {"instance": I, "xml": "<domain/>"},
-    "incoming": {},
+    "unfinished": {},
     "lease": {"instance": I},
     "forget": {"instance": I},
     "snapshot-check": {"instance": I},

@@ -98,7 +98,7 @@ class FakeAgent:
             "forget": {"ok": True},
             "migrate-offer": {"ok": True},
             "migrate-left": {"ok": True},
-            "incoming": {"ok": True, "instances": []},
+            "unfinished": {"ok": True, "incoming": [], "offered": []},
             "snapshot-check": no("agent.snapshot.policy"),
             "snapshot": no("agent.snapshot.policy"),
             "end": {"ok": True},
