@@ -69,8 +69,9 @@ class Incoming(LibvirtDriver, TrustedDriver):
         """One at a time for an instance: what an earlier try left is gone,
         and a roll-back waits for what it is to roll back."""
         with _turn(instance.uuid):
-            if instance.uuid in self._mh_unfinished().incoming:
-                self._mh_roll_back(context, instance)
+            if self._mh_protected(instance):
+                if instance.uuid in self._mh_unfinished().incoming:
+                    self._mh_roll_back(context, instance)
             return super().pre_live_migration(
                 context,
                 instance,

@@ -196,6 +196,7 @@ def make_instance(trusted: bool = True, **changes: Any) -> objects.Instance:
         "project_id": "project",
         "user_id": "user",
         "image_ref": IMAGE,
+        "host": "node1",
         "kernel_id": "",
         "ramdisk_id": "",
         "config_drive": "",
