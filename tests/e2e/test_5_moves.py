@@ -318,8 +318,11 @@ def test_migrate_with_the_image_deleted(
 SHELVED = ("launch", "start", "snapshot", "flatten", "migrate-in")
 
 
-def test_migrate_an_unshelved_one(world: World, second_host: Node) -> None:
+def test_migrate_an_unshelved_one(
+    world: World, story: Story, second_host: Node
+) -> None:
     """Its disk has no base: there and back, with what the guest wrote."""
+    story.ready()
     words = [word for name in SHELVED for word in ("--purpose", name)]
     key = world.create_key("shelved", *words)
     image = world.create_image("shelved", key, "--allow-snapshots")
