@@ -157,6 +157,7 @@ class TrustedLibvirtDriver(Operations):
                     build()
                 done = True
             finally:
+                self._mh_begun.discard(instance.uuid)
                 if not done:
                     self._mh_forget(instance)
 

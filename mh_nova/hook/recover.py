@@ -36,6 +36,8 @@ CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 #: Seconds between two looks at what the agent alone has on record.
 PAUSE = 10.0
+#: Seconds for which "it has ended" is said; nova asks twice a second.
+STANDS = 30.0
 _BUILDING = (
     task_states.SCHEDULING,
     task_states.BLOCK_DEVICE_MAPPING,
@@ -148,17 +150,34 @@ class Begun:
     hold the server in its state for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._all: set[str] = set()
+        self._all: dict[str, float | None] = {}
 
     def add(self, instance: str) -> None:
         with self._lock:
-            self._all.add(instance)
+            self._all[instance] = None
 
-    def discard(self, instance: str) -> bool:
-        """Whether it was among them."""
+    def discard(self, instance: str) -> None:
+        """It runs, or nobody waits for it any more."""
         with self._lock:
-            known = instance in self._all
-            self._all.discard(instance)
-            return known
+            self._all.pop(instance, None)
+
+    def ended(self, instance: str) -> bool:
+        """It is off; whether whoever asks may be waiting for it.
+
+        Others ask as well, and must not take the answer from the one who
+        waits: it stands for a while.
+        """
+        with self._lock:
+            if instance not in self._all:
+                return False
+            until = self._all[instance]
+            now = self._clock()
+            if until is None:
+                until = self._all[instance] = now + STANDS
+            if now < until:
+                return True
+            del self._all[instance]
+            return False

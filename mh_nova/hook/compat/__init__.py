@@ -46,6 +46,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "_create_image",
         "_create_images_and_backing",
         "_create_snapshot_metadata",
+        "_destroy",
         "_get_guest_disk_config",
         "_get_or_create_secret_for_vtpm",
         "_hard_reboot",

@@ -60,6 +60,11 @@ class Recover(LibvirtDriver, TrustedDriver):
             provider_tree, nodename, allocations=allocations
         )
 
+    def _destroy(self, instance: Any) -> Any:
+        """nova waits for it to be off from now on."""
+        self._mh_begun.discard(instance.uuid)
+        return super()._destroy(instance)
+
     def get_info(self, instance: Any, use_cache: bool = True) -> Any:
         """How nova learns that a guest it has started runs.
 
@@ -68,7 +73,7 @@ class Recover(LibvirtDriver, TrustedDriver):
         info = super().get_info(instance, use_cache=use_cache)
         if info.state == power_state.RUNNING:
             self._mh_begun.discard(instance.uuid)
-        elif info.state in _ENDED and self._mh_begun.discard(instance.uuid):
+        elif info.state in _ENDED and self._mh_begun.ended(instance.uuid):
             raise Denied(
                 "hook.launch.ended",
                 "the guest ended right after its start",

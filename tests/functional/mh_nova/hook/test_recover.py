@@ -234,14 +234,31 @@ def states(monkeypatch: pytest.MonkeyPatch, *found: int) -> None:
 def test_ended_at_once(
     driver: Any, monkeypatch: pytest.MonkeyPatch, state: int
 ) -> None:
-    """nova waits for it no longer; asked again, it is simply off."""
-    states(monkeypatch, state, state)
+    """nova waits for it no longer, whoever else asks before; after a while
+    it is simply off."""
+    states(monkeypatch, *[state] * 3)
+    one = SimpleNamespace(uuid=INSTANCE)
+    now = [0.0]
+    driver._mh_begun = recover.Begun(clock=lambda: now[0])
+    driver._mh_begun.add(INSTANCE)
+    for _ in range(2):
+        with pytest.raises(Denied) as caught:
+            driver.get_info(one)
+        assert caught.value.event == "hook.launch.ended"
+    now[0] = recover.STANDS
+    assert driver.get_info(one).state == state
+
+
+def test_ended_and_destroyed(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nova then waits for it to be off."""
+    states(monkeypatch, power_state.SHUTDOWN)
+    stock.replace("_destroy")
     one = SimpleNamespace(uuid=INSTANCE)
     driver._mh_begun.add(INSTANCE)
-    with pytest.raises(Denied) as caught:
-        driver.get_info(one)
-    assert caught.value.event == "hook.launch.ended"
-    assert driver.get_info(one).state == state
+    driver._destroy(one)
+    assert driver.get_info(one).state == power_state.SHUTDOWN
 
 
 def test_ended_later(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
