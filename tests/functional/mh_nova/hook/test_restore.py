@@ -13,9 +13,11 @@
 """A refused rescue and shelve, through nova's own manager methods and a
 real database; only what would need other services is left out."""
 
+import functools
 import inspect
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +40,13 @@ CONTEXT = nova_context.get_admin_context()
 
 @pytest.fixture(scope="module", autouse=True)
 def database(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("db") / "nova.sqlite"
+    _database(tmp_path_factory.getbasetemp() / "nova.sqlite")
+
+
+@functools.cache
+def _database(path: Path) -> None:
+    """Once for a run: other modules have this fixture, too, and nova's
+    database layer is started only once."""
     db_api.context_manager.configure(connection=f"sqlite:///{path}")
     engine = db_api.get_engine()
 
