@@ -9,11 +9,11 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""Every test, the fast ones first, then two lanes at once.
+"""Every test, in two lanes at once, the fast ones first in each.
 
-The end-to-end tests mostly wait for a cloud; the functional ones mostly
-compute. What the latter print is kept until they have ended, so that the two
-do not mix.
+The end-to-end tests mostly wait for a cloud; the others mostly compute. What
+the latter print is kept until each group has ended, so that the two do not
+mix.
 """
 
 import concurrent.futures
@@ -21,11 +21,11 @@ import subprocess
 import sys
 import time
 
-FIRST = "tests/unit"
+UNIT = "tests/unit"
 #: pytest: tests ran, and some failed.
 FAILED = 1
-APART = "tests/functional"
-LANES = ((APART,), ("tests/minicloud", "tests/e2e"))
+KEPT = (UNIT, "tests/functional")
+LANES = (KEPT, ("tests/minicloud", "tests/e2e"))
 
 
 def pytest(group: str, *more: str) -> int:
@@ -34,8 +34,8 @@ def pytest(group: str, *more: str) -> int:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-o", cache]
         + ["--durations=15", *more, group],
-        stdout=subprocess.PIPE if group == APART else None,
-        stderr=subprocess.STDOUT if group == APART else None,
+        stdout=subprocess.PIPE if group in KEPT else None,
+        stderr=subprocess.STDOUT if group in KEPT else None,
         text=True,
         errors="replace",
         check=False,
@@ -53,10 +53,10 @@ def run(group: str) -> bool:
     is there to read.
     """
     begin = time.monotonic()
-    if group != APART:
+    if group not in KEPT:
         print(f"== {group}", flush=True)
     code = pytest(group)
-    if code == FAILED and group != FIRST:
+    if code == FAILED and group != UNIT:
         print(f"== {group}: what failed, once more", flush=True)
         code = pytest(group, "--last-failed", "--last-failed-no-failures=none")
     print(f"== {group}: {time.monotonic() - begin:.0f} s", flush=True)
@@ -73,11 +73,10 @@ def lane(groups: tuple[str, ...]) -> list[str]:
 
 def main() -> int:
     """0 only where everything passed."""
-    failed = lane((FIRST,))
-    if not failed:
-        with concurrent.futures.ThreadPoolExecutor(len(LANES)) as pool:
-            for found in pool.map(lane, LANES):
-                failed += found
+    failed: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor(len(LANES)) as pool:
+        for found in pool.map(lane, LANES):
+            failed += found
     if failed:
         print("failed: " + ", ".join(failed))
     return 1 if failed else 0
