@@ -77,13 +77,13 @@ class Fault:
 FAULTS = (
     # the destination prepares
     Fault("agent.launch.prepared", "node3", "agent", "node1"),
-    Fault("agent.launch.prepared", "node3", "kms", "node1", short=True),
+    Fault("agent.launch.prepared", "node3", "kms", "node1"),
     Fault("agent.launch.prepared", "node3", "attest", "node1"),
-    Fault("agent.measure.passed", "node3", "agent", "node1", short=True),
+    Fault("agent.measure.passed", "node3", "agent", "node1"),
     Fault("hook.pre_live_migration", "node3", "compute", "node1"),
     # the source asks for its leave
     Fault("hook.live_migration.begin", "node1", "compute", "node1"),
-    Fault("hook.live_migration.begin", "node1", "attest", "node1", short=True),
+    Fault("hook.live_migration.begin", "node1", "attest", "node1"),
     Fault("agent.migrate.granted", "node1", "agent", "node1"),
     # libvirt asks the destination's agent
     Fault("agent.admit.passed", "node3", "agent", "node1", short=True),
