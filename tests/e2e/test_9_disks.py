@@ -577,7 +577,7 @@ def refused_and_unharmed(
     world.tenant.compute.post(
         f"/servers/{server.id}/action", json={"rescue": how}
     )
-    world.settle(server, "ACTIVE", ends="")
+    world.settle(server, "ACTIVE")
     # nova writes that last
     wait_for("the reason", lambda: event in said(world, server), 30)
     assert rescue.guest() == running

@@ -96,6 +96,8 @@ class World:
 
     #: Longest time the scheduler's cache holds an answer, seconds.
     CACHE = 3.5
+    #: A server that is longer in ERROR stays there, seconds.
+    ERROR = 3.0
 
     def __init__(self, product: TrustedCloud) -> None:
         self.product = product
@@ -284,22 +286,25 @@ class World:
             return server
         return guest.wait_status(conn, server, "ACTIVE")
 
-    def settle(
-        self, server: typing.Any, status: str, ends: str = "ERROR"
-    ) -> typing.Any:
+    def settle(self, server: typing.Any, status: str) -> typing.Any:
         """Wait until no task is left and the state is the one asked for.
 
         nova may be without a task between two of them (an evacuated server
-        runs for a moment before it is stopped).
-
-        :param ends: a state that ends the waiting, too; empty: there is
-            none (a refused rescue is in ERROR until that is put right).
+        runs for a moment before it is stopped), and in ERROR for a moment
+        (after a refused rescue, until that is put right).
         """
+        error = 0.0
 
         def test() -> typing.Any:
+            nonlocal error
             found = self.admin.compute.get_server(server.id)
-            over = found.task_state is None
-            return found if over and found.status in (status, ends) else None
+            if found.task_state is not None or found.status != "ERROR":
+                error = 0.0
+            elif not error:
+                error = time.monotonic()
+            lasting = error and time.monotonic() - error > self.ERROR
+            over = found.task_state is None and found.status == status
+            return found if over or lasting else None
 
         found = wait_for(f"{status} and no task", test, 120)
         assert found.status == status, guest.fault(found)
