@@ -19,7 +19,7 @@ manifest, gets the key and writes the disks.
 import contextlib
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import nova.conf
@@ -37,6 +37,7 @@ from mh_nova.hook.agent_client import (
 )
 from mh_nova.hook.arrive import PART as PART
 from mh_nova.hook.arrive import Arrivals, user_data_digest
+from mh_nova.hook.early import Early
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -64,6 +65,29 @@ class Launcher(Arrivals):
 
     def __init__(self, client: AgentClient) -> None:
         super().__init__(client)
+        self._early = Early()
+
+    def early(
+        self, context: Any, instance: Any, require: Callable[[], None]
+    ) -> None:
+        """Begin what :meth:`launch` will ask for, and do not wait for it.
+
+        Nothing here refuses; :meth:`launch` does all of it again where it
+        failed, or where other disks are wanted by then.
+
+        :param require: raises where this host is not to be asked.
+        """
+        more = disks.wanted(instance, None)
+
+        def work() -> None:
+            require()
+            self.prepare(context, instance, "launch", more=more)
+
+        self._early.begin(instance.uuid, more, work)
+
+    def drop(self, instance: Any) -> None:
+        """What :meth:`early` began, and :meth:`launch` will not take."""
+        self._early.drop(instance.uuid)
 
     def prepare(
         self,
@@ -128,7 +152,8 @@ class Launcher(Arrivals):
 
         :param more: disks beside the root disk.
         """
-        self.prepare(context, instance, "launch", more=more)
+        if not self._early.take(instance.uuid, more):
+            self.prepare(context, instance, "launch", more=more)
         with self._purposely(instance.uuid, "launch"):
             yield
 

@@ -362,6 +362,7 @@ def run(
         count = rounds if subject.size < 4 * GIB else max(3, rounds // 2)
         for name, samples in bench.rounds(subject, kinds, count).items():
             table[subject.size, name + suffix] = samples
+            print(row(subject.size, name + suffix, samples), flush=True)
 
     main = max((s for s in subjects if s.size < 4 * GIB), key=lambda s: s.size)
     bench.force_raw(False)
@@ -390,13 +391,17 @@ def run(
     return {"benchmark": "launch", **ratios(table, sizes, main.size), **out}
 
 
+def row(size: int, name: str, samples: list[Sample]) -> str:
+    walls = [sample.wall for sample in samples]
+    mid = median(samples)
+    spread = f"{mid.wall:6.2f}  ({min(walls):.2f}–{max(walls):.2f})"
+    return f"{size // MIB:>5}  {name:<27} {spread:<26} {mid.cpu:6.2f}"
+
+
 def show(table: Table) -> None:
     print(f"{'MiB':>5}  {'launch':<27} {'wall s, median (min–max)':<26} CPU s")
     for (size, name), samples in sorted(table.items()):
-        walls = [sample.wall for sample in samples]
-        mid = median(samples)
-        spread = f"{mid.wall:6.2f}  ({min(walls):.2f}–{max(walls):.2f})"
-        print(f"{size // MIB:>5}  {name:<27} {spread:<26} {mid.cpu:6.2f}")
+        print(row(size, name, samples))
 
 
 def ratios(table: Table, sizes: list[int], main: int) -> dict[str, typing.Any]:

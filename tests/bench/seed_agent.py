@@ -48,6 +48,8 @@ def _copying(
 ) -> None:
     _honest(self, record, disk, opened, measured)
     base = base_path(self._p.root, record, disk)
+    if base is None:
+        return
     path = os.path.join(self._conf.instances_path, record.instance, disk.name)
     key = opened.payload.overlay_keys[disk.name]
     source = _memfd(passphrase(opened.payload.dek.reveal()))
@@ -70,7 +72,7 @@ def _copying(
                 *("qemu-img", "convert", "-n", "-W", "-m", "4"),
                 *("--object", f"secret,id=in,file=/dev/fd/{source}"),
                 *("--object", f"secret,id=out,file=/dev/fd/{target}"),
-                *("-O", "qcow2", image(str(base), "in"), image(path, "out")),
+                *("-O", "qcow2", image(base.path, "in"), image(path, "out")),
             ],
             pass_fds=(source, target),
             check=True,

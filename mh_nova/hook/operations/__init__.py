@@ -24,6 +24,7 @@ from mh_nova.hook.operations.image_cache import ImageCache
 from mh_nova.hook.operations.incoming import Incoming
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
+from mh_nova.hook.operations.prepare import Prepare
 from mh_nova.hook.operations.rebuild import Rebuild
 from mh_nova.hook.operations.recover import Recover
 from mh_nova.hook.operations.rescue import Rescue
@@ -35,6 +36,7 @@ from mh_nova.hook.operations.vtpm import VirtualTpm
 
 
 class Operations(
+    Prepare,
     Recover,
     ImageCache,
     Suspend,
