@@ -18,13 +18,14 @@ from oslo_context import context as oslo_context
 
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.launch import Launcher
+from mh_nova.hook.ours import Ours
 
 
 class Prepare(LibvirtDriver, TrustedDriver):
     """By what the metadata claims; ``spawn`` decides, and refuses."""
 
     _mh_launcher: Launcher
-    _mh_ours: Any
+    _mh_ours: Ours
     _mh_forget: Any
 
     def prepare_for_spawn(self, instance: Any) -> None:
