@@ -19,7 +19,8 @@ to time stamps: nova's image cache sets them on every pass.  After a restart
 of the agent the lease is gone, and the host may have been off: whoever had
 the disk in hand can write a file, its time stamps and the agent's record of
 it.  So each base is hashed again at its first start then, unless the
-operator says that the record will do.
+operator says that the record will do, or the kernel vouches for it
+(:mod:`mh_nova.agent.protect`).
 """
 
 import errno
@@ -43,6 +44,7 @@ from mh_nova.agent.paths import (
     base_name,
     open_at,
 )
+from mh_nova.agent.protect import Protection
 from mh_nova.agent.store import BaseRecord, Store
 
 LOG = logging.getLogger(__name__)
@@ -88,14 +90,20 @@ class Bases:
     :param store: where identities are kept.
     :param believe: after a restart, a base whose device, inode, size and
         times are as recorded is not hashed again.
+    :param protection: what fs-verity does for them; None: nothing.
     """
 
     def __init__(
-        self, root: Root, store: Store, believe: bool = False
+        self,
+        root: Root,
+        store: Store,
+        believe: bool = False,
+        protection: Protection | None = None,
     ) -> None:
         self._root = root
         self._store = store
         self._believe = believe
+        self._protection = protection or Protection()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.RLock] = {}
         self._held: dict[str, HashedFile] = {}
@@ -193,7 +201,7 @@ class Bases:
         """Make a measured download the base: not writable, leased, in its
         place under its final name.
 
-        :raises Denied: ``agent.measure.writer``.
+        :raises Denied: ``agent.measure.writer``, ``agent.verity.*``.
         """
         name = base_name(image)
         with self._own(name):
@@ -214,6 +222,8 @@ class Bases:
                 lease(fd)
                 if os.fstat(fd).st_size != hashed.size:
                     raise Denied(EVENT, "the image grew after its hash")
+                ours = HashedFile(fd, hashed.size, hashed.sha256)
+                self._protection.begin(name, ours, self._distrust)
                 with self._root.directory(BASE_DIR) as directory:
                     part = os.stat(
                         name + PART, dir_fd=directory, follow_symlinks=False
@@ -232,7 +242,7 @@ class Bases:
             except Denied:
                 os.close(fd)
                 raise
-            self._hold(name, HashedFile(fd, hashed.size, hashed.sha256))
+            self._hold(name, ours)
 
     def reject(self, image: str, instance: str) -> None:
         """Remove the download of a launch that was refused, so that the
@@ -257,7 +267,8 @@ class Bases:
         """The base and its digest, hashed again unless known unchanged.
 
         :raises NotFound: ``agent.path.file``: no base.
-        :raises Denied: ``agent.measure.writer``, ``agent.path.link``.
+        :raises Denied: ``agent.measure.writer``, ``agent.path.link``,
+            ``agent.hash.read``, ``agent.verity.*``.
         """
         name = base_name(image)
         with self._own(name):
@@ -286,23 +297,47 @@ class Bases:
             fd = open_at(directory, name)
         try:
             lease(fd)
-            known = self._store.base(name)
-            if (
-                self._believe
-                and known is not None
-                and known == BaseRecord.of(fd, known.sha256)
-            ):
-                hashed = HashedFile(fd, known.size, known.sha256)
-            else:
-                LOG.info("%s: hashing base %s", "agent.hash.base", name)
-                hashed = hash_file(fd)
-                if not holds(fd):
-                    raise Denied(EVENT, "written to while it was hashed")
+            hashed = (
+                self._protection.known(name, fd)
+                or self._believed(name, fd)
+                or self._hashed(name, fd)
+            )
+            self._protection.begin(name, hashed, self._distrust)
         except Denied:
             os.close(fd)
             raise
         self._hold(name, hashed)
         return hashed
+
+    def _believed(self, name: str, fd: int) -> HashedFile | None:
+        """Where the operator says that the record will do."""
+        known = self._store.base(name) if self._believe else None
+        if known is None or known != BaseRecord.of(fd, known.sha256):
+            return None
+        return HashedFile(fd, known.size, known.sha256)
+
+    def _hashed(self, name: str, fd: int) -> HashedFile:
+        """:raises Denied: ``agent.hash.read``, ``agent.measure.writer``."""
+        LOG.info("%s: hashing base %s", "agent.hash.base", name)
+        # before the hash, so that it is of the bytes this stands for
+        digest = self._protection.digest(fd)
+        try:
+            hashed = hash_file(fd)
+        except OSError as exc:
+            raise Denied(
+                "agent.hash.read", "the image cannot be read"
+            ) from exc
+        if not holds(fd):
+            raise Denied(EVENT, "written to while it was hashed")
+        self._protection.note(name, hashed, digest)
+        return hashed
+
+    def _distrust(self, name: str, inode: int) -> None:
+        """What was hashed is not what a guest would read: again."""
+        with self._own(name):
+            held = self._held.get(name)
+            if held is not None and os.fstat(held.fd).st_ino == inode:
+                self._release(name)
 
     def _hold(self, name: str, hashed: HashedFile) -> None:
         self._release(name)
@@ -326,11 +361,13 @@ class Bases:
                 if name in self._held and self._path_status(name) is None:
                     self._release(name)
                     self._store.drop_base(name)
+                    self._protection.drop(name)
 
     def close(self) -> None:
         for growing, _users in self._growing.values():
             growing.stop()
         self._growing.clear()
+        self._protection.stop()
         for name in list(self._held):
             self._release(name)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mh_nova.agent import conf_migration, readers
+from mh_nova.agent import conf_migration, protect, readers
 from mh_nova.agent.stream_conf import STREAM_OPTS, stream
 
 #: Directories of libvirt's below its domain directory that hold more than
@@ -238,6 +238,26 @@ AGENT_OPTS = [
         "second for each GiB, once for each base; whoever can write to the "
         "host's disk while the agent is away can forge all of these. Safe "
         "value: false.",
+    ),
+    cfg.StrOpt(
+        "fs_verity",
+        default=protect.AUTO,
+        choices=[
+            (
+                protect.AUTO,
+                "where kernel and file system have it; launches do not wait",
+            ),
+            (
+                protect.REQUIRE,
+                "before a base is used; a host without it is not trusted",
+            ),
+            (protect.OFF, "never"),
+        ],
+        help="Give bases to fs-verity (ext4 and f2fs with the verity feature, "
+        "btrfs): a block that is changed on the disk is then an input/output "
+        "error for whoever reads it, and a restarted agent need not hash the "
+        "base again before the host's next boot. Costs reading and hashing "
+        "each base twice more, once. Safe value: require, or auto.",
     ),
     cfg.IntOpt(
         "max_disk_size",

@@ -19,12 +19,14 @@ from typing import Any
 
 from mh_core.errors import Denied, MHError
 from mh_core.verdict import Event, Findings
-from mh_nova.agent import host_conf
+from mh_nova.agent import host_conf, verity
 from mh_nova.agent.interfaces import Prover
+from mh_nova.agent.protect import OFF, REQUIRE
 from mh_nova.agent.storage import Kind, Storage, in_memory
 
 EVENT = "agent.guard"
 SAVE = "save"
+ON, MISSING = "on", "missing"
 
 
 class Guard:
@@ -43,7 +45,7 @@ class Guard:
     def findings(self) -> tuple[Event, ...]:
         """1 tmpfs, 2 what is kept beside it, 3 swap, 4 core dumps,
         5 automatic dumps and saves, 6 libvirt-guests, 7 TLS of live
-        migration, 8 TPM, 9 enrolment, 10 state directory."""
+        migration, 8 TPM, 9 enrolment, 10 state directory, 11 fs-verity."""
         found = Findings()
         self._tmpfs(found)
         self._swap(found)
@@ -59,11 +61,31 @@ class Guard:
                 "no AK certificate yet: openstack trusted host enrol",
             )
         self._state(found)
+        if self._conf.fs_verity == REQUIRE and self.fs_verity != ON:
+            found.add(
+                EVENT + ".verity",
+                "kernel or file system of instances_path has no fs-verity",
+            )
         return tuple(found.events)
 
     @property
     def enrolled(self) -> bool:
         return self._prover.ak_certificate is not None
+
+    @property
+    def fs_verity(self) -> str:
+        """Of bases: ``on``, ``off``, or ``missing`` on this host."""
+        if self._conf.fs_verity == OFF:
+            return OFF
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            fd = os.open(self._conf.instances_path, flags)
+        except OSError:
+            return MISSING
+        try:
+            return ON if verity.available(fd) else MISSING
+        finally:
+            os.close(fd)
 
     def require(self) -> None:
         """:raises Denied: with the first finding's event id."""

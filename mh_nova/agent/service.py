@@ -36,6 +36,7 @@ from mh_nova.agent.ours import Ours
 from mh_nova.agent.overlay import Overlays
 from mh_nova.agent.parts import Parts
 from mh_nova.agent.paths import Root
+from mh_nova.agent.protect import Protection
 from mh_nova.agent.receipts import Receipts, disks_there
 from mh_nova.agent.report import Reporter
 from mh_nova.agent.secrets import Libvirt, Secrets
@@ -141,7 +142,14 @@ class Service:
             prover=prover,
             kms=kms,
             store=store,
-            bases=Bases(root, store, conf.agent.believe_base_records),
+            bases=Bases(
+                root,
+                store,
+                conf.agent.believe_base_records,
+                Protection(
+                    conf.agent.fs_verity, Path(conf.agent.socket).parent
+                ),
+            ),
             overlays=Overlays(conf, root),
             secrets=self._secrets,
             journal=self.journal,

@@ -55,6 +55,7 @@ def status(context: Context, fields: Fields) -> dict[str, Any]:
         ],
         "enrolled": context.guard.enrolled,
         "version": _version(),
+        "fs_verity": context.guard.fs_verity,
     }
 
 

@@ -63,12 +63,14 @@ class Status:
     """
     :param trusted: the host may carry trusted launches.
     :param enrolled: the agent holds an AK certificate.
+    :param fs_verity: of bases: ``on``, ``off`` or ``missing``.
     """
 
     trusted: bool
     findings: tuple[Finding, ...]
     enrolled: bool
     version: str
+    fs_verity: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,7 @@ def _status(fields: Fields) -> Status:
         findings=fields.list("findings", Finding.parse, 64),
         enrolled=fields.boolean("enrolled"),
         version=fields.text("version", maximum=64),
+        fs_verity=fields.text("fs_verity", maximum=16, default=""),
     )
 
 

@@ -62,6 +62,7 @@ def look(folder: Path, script: str, **more: object) -> tuple[list[str], str]:
         "live_migration": False,
         "qemu_conf": str(folder / "qemu.conf"),
         "state_dir": str(folder / "state"),
+        "fs_verity": "auto",
         **more,
     }
     done = subprocess.run(

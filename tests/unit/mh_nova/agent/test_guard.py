@@ -57,6 +57,8 @@ class Host:
             live_migration=False,
             qemu_conf=str(folder / "etc/libvirt/qemu.conf"),
             state_dir=str(folder / "state"),
+            instances_path=str(folder),
+            fs_verity="auto",
         )
         self.prover: Any = SimpleNamespace(
             check=lambda: None, ak_certificate="PEM"
@@ -388,3 +390,14 @@ def test_any_list_of_swaps(
     lines = data.decode().split("\n")[1:]
     areas = [line for line in lines if line.strip()]
     assert len(Storage(str(folder)).open_swaps()) == len(areas)
+
+
+def test_fs_verity(host: Host) -> None:
+    """tmpfs has none; only where it is required does that speak against
+    the host."""
+    host.agent.instances_path = "/dev/shm"
+    for mode, found in (("auto", []), ("off", []), ("require", ["verity"])):
+        host.agent.fs_verity = mode
+        assert host.findings() == found
+    host.agent.instances_path = str(host.folder / "nowhere")
+    assert host.findings() == ["verity"]
