@@ -23,6 +23,13 @@ from mh_core.encoding import labelled_digest
 from mh_core.fields import LINE, Fields
 
 EVENT = "core.request"
+#: The one purpose whose disks are volumes, and nothing but volumes.
+ATTACH = "attach"
+#: Begins the name of a volume; its uuid follows.
+VOLUME = "volume-"
+#: The most disks of a request, and the most volumes of one.
+MAX_DISKS = 16
+MAX_VOLUMES = 26
 PURPOSES = (
     "launch",
     "start",
@@ -34,6 +41,8 @@ PURPOSES = (
     "stream",
     # beside an image that is not encrypted
     "rescue-plain",
+    # of volumes only; see mh_core.volume
+    ATTACH,
 )
 ORIGIN_PATTERN = r"https?://[A-Za-z0-9.\-\[\]:]{1,240}"
 #: Pattern of a disk's name.
@@ -69,6 +78,9 @@ class KeyRequest:
     :param key_id: uuid of the key.
     :param kms_origin: scheme, host and port of the key URL.
     :param purpose: one of :data:`PURPOSES`.
+    :param disks: at most :data:`MAX_DISKS`, none of them a volume; with
+        the purpose :data:`ATTACH` 1 to :data:`MAX_VOLUMES` volumes, and no
+        ticket.
     :param manifest_digest: SHA-256 of the manifest's compact JWS, hex.
     :param ticket: launch ticket, base64url, or empty.
     """
@@ -99,14 +111,29 @@ class KeyRequest:
             host=fields.text("host", pattern=r"[A-Za-z0-9._\-]{1,255}"),
             image=fields.uuid("image"),
             manifest_digest=fields.hex("manifest_digest", 32).hex(),
-            disks=fields.list("disks", Disk.parse, 16),
+            disks=fields.list("disks", Disk.parse, MAX_VOLUMES),
             ticket=fields.text("ticket", pattern=r"[A-Za-z0-9_\-]{0,64}"),
         )
         fields.end()
         names = [disk.name for disk in request.disks]
         if len(set(names)) != len(names):
             raise fields.fail("disks", "a name appears twice")
+        if request.purpose == ATTACH:
+            request._volumes(fields)
+        elif len(names) > MAX_DISKS or any(
+            name.startswith(VOLUME) for name in names
+        ):
+            raise fields.fail("disks", "too many, or a volume among them")
         return request
+
+    def _volumes(self, fields: Fields) -> None:
+        """:raises InputError: ``core.request``."""
+        if not self.disks or any(
+            disk.name != VOLUME + disk.luks_uuid for disk in self.disks
+        ):
+            raise fields.fail("disks", "volumes, each by its own uuid")
+        if self.ticket:
+            raise fields.fail("ticket", "a volume is no launch")
 
     def to_dict(self) -> dict[str, Any]:
         return {

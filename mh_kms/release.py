@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mh_core import jose
+from mh_core import jose, volume
 from mh_core.errors import (
     Denied,
     MHError,
@@ -352,7 +352,18 @@ def recorded(ledger: Ledger) -> Iterator[Transaction]:
 
 
 def _overlay_keys(root: Secret, request: KeyRequest) -> dict[str, Secret]:
-    """The key of each disk of the request, and of no other."""
+    """The key of each disk of the request, and of no other.
+
+    A volume's does not hang on the instance, which it outlives; a request
+    has either kind of disk, never both.
+    """
+    if request.purpose == volume.ATTACH:
+        return {
+            disk.name: Secret(
+                volume.volume_key(root.reveal(), uuid.UUID(disk.luks_uuid))
+            )
+            for disk in request.disks
+        }
     instance = uuid.UUID(request.instance)
     return {
         disk.name: Secret(

@@ -28,7 +28,8 @@ Steps, with the id each refuses by:
 5. each disk is one of ours, exactly, over exactly its base, with exactly
    its secrets (``agent.admit.foreign-disk``, ``agent.admit.disk``), a
    config drive is there to be read only (``agent.admit.config-drive``; its
-   content is :mod:`.config_drive`'s decision), the root disk is there
+   content is :mod:`.config_drive`'s decision), a volume is encrypted with
+   its own key (``agent.admit.volume``), the root disk is there
    (``agent.admit.root-disk``), and user-data is what the launch policy
    lists (``agent.admit.user-data``), a virtual TPM is there only where the
    instance has one, its state encrypted (``agent.admit.tpm``);
@@ -48,8 +49,10 @@ from lxml import etree
 from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.verdict import Event, Findings, Verdict
-from mh_nova.agent import domain_firmware, domain_tpm
+from mh_nova.agent import domain_firmware, domain_tpm, domain_volume
 from mh_nova.agent.domain_schema import ALLOWED, NAMED
+from mh_nova.agent.domain_shape import NO_STORE, encryption, shape
+from mh_nova.agent.domain_volume import ExpectedVolume
 
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
@@ -95,6 +98,7 @@ class Facts:
         key server allowed a plain rescue image; else empty.
     :param tpm: uuid of the secret of its virtual TPM; empty: it has none.
     :param firmwares: paths of the UEFI firmware that it may have.
+    :param volumes: that were looked at, and are opened with their own keys.
     """
 
     instance: str
@@ -108,6 +112,7 @@ class Facts:
     plain: str = ""
     tpm: str = ""
     firmwares: tuple[str, ...] = ()
+    volumes: tuple[ExpectedVolume, ...] = ()
 
 
 def domain_digest(xml: str) -> str:
@@ -240,10 +245,10 @@ def _consoles(root: Any, facts: Facts, found: Findings) -> None:
 
 def _disks(root: Any, facts: Facts, found: Findings) -> None:
     expected = {disk.path: disk for disk in facts.disks}
+    volumes = {one.path: one for one in facts.volumes}
     seen: set[str] = set()
     for node in root.findall("devices/disk"):
-        files = [source.get("file") for source in node.findall("source")]
-        path = files[0] if len(files) == 1 and files[0] else ""
+        path = domain_volume.path_of(node)
         if path in seen:
             found.add(EVENT + ".foreign-disk", "a disk is there twice")
         seen.add(path)
@@ -251,6 +256,8 @@ def _disks(root: Any, facts: Facts, found: Findings) -> None:
             _plain(node, facts, found)
         elif path in expected:
             _disk(node, expected[path], found)
+        elif path in volumes:
+            _volume(node, volumes[path], found)
         else:
             found.add(
                 EVENT + ".foreign-disk",
@@ -266,33 +273,13 @@ def _disks(root: Any, facts: Facts, found: Findings) -> None:
         found.add(EVENT + ".root-disk", "the instance has no root disk")
 
 
-def _shape(node: Any) -> Any:
-    """A comparable copy: tag, attributes, text, children in order."""
-    return (
-        node.tag,
-        sorted(node.attrib.items()),
-        (node.text or "").strip(),
-        [_shape(child) for child in node],
-    )
-
-
-def _encryption(secret: str) -> Any:
-    return (
-        "encryption",
-        [("engine", "qemu"), ("format", "luks")],
-        "",
-        [("secret", [("type", "passphrase"), ("uuid", secret)], "", [])],
-    )
-
-
-_NO_STORE: Any = ("backingStore", [], "", [])
 #: With <encryption>, libvirt takes "raw" for QEMU's driver "luks".
 _LIBVIRT = {"qcow2": "qcow2", "luks": "raw"}
 
 
 def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
     """One of ours: source, format and chain, value by value."""
-    chain = _NO_STORE
+    chain = NO_STORE
     if disk.base is not None:
         path, secret = disk.base
         chain = (
@@ -301,25 +288,55 @@ def _disk(node: Any, disk: ExpectedDisk, found: Findings) -> None:
             "",
             [
                 ("format", [("type", _LIBVIRT[disk.base_format])], "", []),
-                ("source", [("file", path)], "", [_encryption(secret)]),
-                _NO_STORE,
+                ("source", [("file", path)], "", [encryption(secret)]),
+                NO_STORE,
             ],
         )
-    source = ("source", [("file", disk.path)], "", [_encryption(disk.secret)])
+    source = ("source", [("file", disk.path)], "", [encryption(disk.secret)])
     drivers = node.findall("driver")
     if (
         node.get("type") != "file"
         or len(drivers) != 1
         or (drivers[0].get("name"), drivers[0].get("type"))
         != ("qemu", "qcow2")
-        or [_shape(one) for one in node.findall("source")] != [source]
-        or [_shape(one) for one in node.findall("backingStore")] != [chain]
+        or [shape(one) for one in node.findall("source")] != [source]
+        or [shape(one) for one in node.findall("backingStore")] != [chain]
         or not (_read_only(node) if disk.read_only else _writable(node))
     ):
         found.add(
             EVENT + (".config-drive" if disk.read_only else ".disk"),
             f"{disk.name} is not attached as the encrypted disk it is",
         )
+
+
+def _volume(node: Any, volume: ExpectedVolume, found: Findings) -> None:
+    if not domain_volume.right(node, volume):
+        found.add(
+            EVENT + ".volume",
+            f"volume {volume.id} is not attached as the encrypted volume "
+            "it is",
+        )
+
+
+def admit_volume(xml: str, volume: ExpectedVolume) -> Verdict:
+    """Hold the device that is to be plugged in against the allow-list.
+
+    :param xml: one ``<disk>``.
+    :returns: as :func:`admit`.
+    """
+    found = Findings()
+    try:
+        root = parse(xml)
+    except InputError as exc:
+        found.note(exc)
+        return found.verdict()
+    _volume(root, volume, found)
+    if root.find("boot") is not None:
+        found.add(EVENT + ".boot", "a device has a boot order")
+    _elements(root, "devices/disk", found)
+    if found.events:
+        return found.verdict()
+    return Verdict(True, (Event(PASSED, domain_digest(xml)),))
 
 
 def _plain(node: Any, facts: Facts, found: Findings) -> None:
@@ -330,7 +347,7 @@ def _plain(node: Any, facts: Facts, found: Findings) -> None:
         node.get("type") != "file"
         or len(drivers) != 1
         or drivers[0].get("type") not in ("qcow2", "raw")
-        or [_shape(one) for one in node.findall("source")] != [source]
+        or [shape(one) for one in node.findall("source")] != [source]
         or node.find("backingStore") is not None
     ):
         found.add(EVENT + ".disk", "the rescue disk is not a plain file")

@@ -223,6 +223,15 @@ AGENT_OPTS = [
         "that the host policy measures. Empty: no UEFI.",
     ),
     cfg.ListOpt(
+        "volume_dirs",
+        default=[],
+        help="Folders, absolute, in which the files of Cinder's volumes lie "
+        "on this host, for back ends that have files (NFS and the like; see "
+        "nova's [libvirt] nfs_mount_point_base). A volume elsewhere is not "
+        "attached to a trusted server, except a block device below /dev. "
+        "Never a folder with anything but volumes. Empty: no files.",
+    ),
+    cfg.ListOpt(
         "measurers",
         default=["ciphertext", "files"],
         help="Names of the measurers (mh_nova.measurers) that every image "

@@ -28,7 +28,7 @@ from mh_nova.agent.domain_rule import (
 DISK = rules(
     (
         "devices/disk",
-        {"type": "file", "device": "disk|cdrom"},
+        {"type": "file|block", "device": "disk|cdrom"},
         EMPTY,
     ),
     (
@@ -46,7 +46,11 @@ DISK = rules(
         },
         EMPTY,
     ),
-    ("devices/disk/source", {"file": r"/.{1,1023}"}, EMPTY),
+    (
+        "devices/disk/source",
+        {"file": r"/.{1,1023}", "dev": r"/.{1,1023}"},
+        EMPTY,
+    ),
     (
         "devices/disk/source/encryption",
         {"format": "luks", "engine": "qemu"},

@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 
-from mh_core import manifest, vtpm
+from mh_core import manifest, volume, vtpm
 from mh_core.errors import MHError, Unavailable
 from mh_core.request import Disk, KeyRequest
 from mh_nova.agent.attempt import MAX_AGE, Attempt, Opened, Wrapped
@@ -56,6 +57,19 @@ def key_request(
         manifest_digest=manifest.digest(record.manifest),
         disks=disks,
         ticket=ticket,
+    )
+
+
+def volume_request(
+    record: InstanceRecord, url: KeyUrl, volumes: tuple[str, ...]
+) -> KeyRequest:
+    """The request for the keys of volumes, and of nothing else.
+
+    :param volumes: their uuids.
+    """
+    return replace(
+        key_request(record, url, volume.ATTACH, ""),
+        disks=tuple(volume.wanted(one) for one in volumes),
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from mh_core.errors import Conflict, InputError, MHError, NotFound
 from mh_nova.agent import admit as admit_module
 from mh_nova.agent.admit import Facts, admit
+from mh_nova.agent.attach import Attaching
 from mh_nova.agent.attempt import Attempt, Opened, Stage
 from mh_nova.agent.facts import (
     base_path,
@@ -30,14 +31,14 @@ from mh_nova.agent.measure import Measured, without_base
 from mh_nova.agent.paths import CONSOLE_LOG
 from mh_nova.agent.reason import named
 from mh_nova.agent.saved import saved_domain
-from mh_nova.agent.work import EVENT, Work
+from mh_nova.agent.work import EVENT
 
 LOG = logging.getLogger(__name__)
 STARTED = EVENT + ".started"
 GRANTED = "agent.start.granted"
 
 
-class Starting(Work):
+class Starting(Attaching):
     """The verbs around a start."""
 
     def start(self, instance: str, xml: str, purpose: str) -> tuple[str, str]:
@@ -103,10 +104,13 @@ class Starting(Work):
     ) -> tuple[str, str]:
         record = attempt.record
         opened, measured = self._ready(attempt)
+        disks = expected_disks(self._p.root, record)
+        volumes = self._volumes_of(record, xml, {one.path for one in disks})
         facts = Facts(
             instance=record.instance,
             purpose=purpose,
-            disks=expected_disks(self._p.root, record),
+            disks=disks,
+            volumes=volumes,
             policies=(
                 measured.manifest.launch_policy,
                 opened.payload.launch_policy,
@@ -118,9 +122,11 @@ class Starting(Work):
             tpm=tpm_secret(record),
         )
         audit = self._admitted(attempt, opened, xml, facts)
-        self._p.secrets.define(
-            record.instance, secret_keys(record, opened), facts.tpm
-        )
+        keys = secret_keys(record, opened)
+        if volumes:
+            # a release of its own, once the guest is to start
+            keys |= self._volume_keys(record, volumes)[0]
+        self._p.secrets.define(record.instance, keys, facts.tpm)
         attempt.stage = Stage.STARTING
         return GRANTED, f"{audit}; key server: {opened.payload.audit}"
 

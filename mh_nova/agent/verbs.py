@@ -11,7 +11,8 @@
 # under the License.
 """Verbs of the agent's socket: the table, and the reading of each request.
 
-No verb returns a key, quotes, unwraps or takes a path.
+No verb returns a key, quotes, unwraps or takes a path; what a domain names
+as its disks is checked by the agent itself.
 """
 
 import importlib.metadata
@@ -23,7 +24,7 @@ from typing import Any
 from mh_core.errors import NotFound
 from mh_core.fields import Fields, text_item
 from mh_core.request import PURPOSES
-from mh_nova.agent import verbs_migration, verbs_recover
+from mh_nova.agent import verbs_attach, verbs_migration, verbs_recover
 from mh_nova.agent.guard import Guard
 from mh_nova.agent.launch import Launcher
 from mh_nova.agent.ours import Ours
@@ -329,6 +330,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "arrived": arrived,
     **verbs_migration.VERBS,
     **verbs_recover.VERBS,
+    **verbs_attach.VERBS,
 }
 
 

@@ -25,6 +25,7 @@ from mh_core.errors import Denied
 class LaunchShape:
     """Nova's view of one launch, reduced to what the decision needs.
 
+    :param boot_volume: it is to boot from a volume.
     :param injection: nova-compute is told to open disks for injection.
     :param files: files are to be injected, with no config drive to hold
         them.
@@ -32,7 +33,7 @@ class LaunchShape:
 
     virt_type: str
     image_backed: bool
-    volumes: int
+    boot_volume: bool
     kernel: bool
     injection: bool
     files: bool = False
@@ -43,7 +44,7 @@ def check(shape: LaunchShape) -> None:
     """Refuse what would leak from a trusted instance.
 
     1. only QEMU or KVM reads our disks;
-    2. the root disk is the tenant's image, and there is no volume;
+    2. the root disk is the tenant's image, not a volume;
     3. no kernel or ramdisk image;
     4. no file injection, which needs the disk opened on the host, or
        which nova would leave out without a word;
@@ -59,9 +60,9 @@ def check(shape: LaunchShape) -> None:
             "this host's hypervisor cannot open encrypted disks",
         ),
         (
-            not shape.image_backed or shape.volumes > 0,
+            not shape.image_backed or shape.boot_volume,
             "hook.launch.volume",
-            "a trusted instance boots from its image and has no volumes",
+            "a trusted instance boots from its image, not from a volume",
         ),
         (
             shape.kernel,

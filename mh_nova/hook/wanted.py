@@ -17,6 +17,7 @@ import nova.conf
 from nova.virt import configdrive
 from nova.virt import driver as virt_driver
 
+from mh_core.errors import Denied
 from mh_nova.hook import firmware, shape
 
 CONF = nova.conf.CONF
@@ -38,10 +39,25 @@ def check(
         shape.LaunchShape(
             virt_type=CONF.libvirt.virt_type,
             image_backed=bool(instance.image_ref),
-            volumes=len(volumes),
+            boot_volume=any(
+                volume.get("boot_index") == 0 for volume in volumes
+            ),
             kernel=bool(instance.kernel_id or instance.ramdisk_id),
             injection=CONF.libvirt.inject_partition != -2,
             files=bool(files) and not configdrive.required_by(instance),
             shares=len(share_info or ()),
         )
     )
+
+
+def no_volumes(block_device_info: Any) -> None:
+    """For a live migration: QEMU would open a volume on both hosts.
+
+    :raises Denied: ``hook.refused.migration-volumes``.
+    """
+    if virt_driver.block_device_info_get_mapping(block_device_info):
+        raise Denied(
+            "hook.refused.migration-volumes",
+            "a server with volumes does not move while it runs; detach "
+            "them, or stop it and migrate it cold",
+        )

@@ -32,6 +32,7 @@ from mh_nova.hook.operations.shelve import Shelve
 from mh_nova.hook.operations.snapshot import Snapshot
 from mh_nova.hook.operations.stopped import Stopped
 from mh_nova.hook.operations.suspend import Suspend
+from mh_nova.hook.operations.volume import Volume
 from mh_nova.hook.operations.vtpm import VirtualTpm
 
 
@@ -50,6 +51,7 @@ class Operations(
     Incoming,
     LiveMigration,
     Attach,
+    Volume,
     ConfigDrive,
     Stopped,
     VirtualTpm,

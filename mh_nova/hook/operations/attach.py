@@ -9,12 +9,10 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
-"""What is plugged into a running guest."""
+"""Ports that are plugged into a running guest; volumes: see :mod:`.volume`."""
 
 from typing import Any
 
-from nova import exception
-from nova.compute import vm_states
 from nova.network import model as network_model
 from nova.virt.libvirt.driver import LibvirtDriver
 
@@ -34,44 +32,7 @@ _SHARED = (
 
 
 class Attach(LibvirtDriver, TrustedDriver):
-    """Refused for protected instances."""
-
-    def attach_volume(
-        self,
-        context: Any,
-        connection_info: Any,
-        instance: Any,
-        mountpoint: str,
-        disk_bus: Any = None,
-        device_type: Any = None,
-        encryption: Any = None,
-    ) -> None:
-        if self._mh_protected(instance):
-            raise _no_volume()
-        super().attach_volume(
-            context,
-            connection_info,
-            instance,
-            mountpoint,
-            disk_bus=disk_bus,
-            device_type=device_type,
-            encryption=encryption,
-        )
-
-    def get_device_name_for_instance(
-        self, instance: Any, bdms: Any, block_device_obj: Any
-    ) -> Any:
-        """What nova's API waits for before it tells Cinder of a volume: the
-        user gets the reason as the answer, and nothing was begun."""
-        if (
-            block_device_obj.is_volume
-            and instance.vm_state != vm_states.BUILDING
-            and self._mh_protected(instance)
-        ):
-            raise _no_volume()
-        return super().get_device_name_for_instance(
-            instance, bdms, block_device_obj
-        )
+    """Refused where one reaches into a protected guest."""
 
     def attach_interface(
         self, context: Any, instance: Any, image_meta: Any, vif: Any
@@ -90,16 +51,3 @@ class Attach(LibvirtDriver, TrustedDriver):
                 )
             )
         super().attach_interface(context, instance, image_meta, vif)
-
-
-def _no_volume() -> exception.InvalidVolume:
-    return exception.InvalidVolume(
-        reason=faults.text(
-            Denied(
-                "hook.refused.attach-volume",
-                "a volume would be written in the clear",
-            ),
-            faults.OPERATION,
-            faults.LIMIT - 20,
-        )
-    )

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from mh_core import volume
 from mh_core.encoding import canonical_json, parse_json
-from mh_core.request import PURPOSES, Disk, KeyRequest
+from mh_core.request import ATTACH, PURPOSES, Disk, KeyRequest
 from tests.unit.mh_core import vectors
 from tests.unit.mh_core.vectors import given, outcome
 
@@ -30,11 +31,11 @@ _TEXTS = st.text(
     st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf")),
     max_size=64,
 )
-REQUESTS = st.builds(
+_OTHERS = st.builds(
     KeyRequest,
     key_id=_UUIDS,
     kms_origin=st.from_regex(r"https?://[a-z0-9.\-]{1,40}", fullmatch=True),
-    purpose=st.sampled_from(PURPOSES),
+    purpose=st.sampled_from([one for one in PURPOSES if one != ATTACH]),
     instance=_UUIDS,
     project=_TEXTS,
     user=_TEXTS,
@@ -47,6 +48,16 @@ REQUESTS = st.builds(
         unique_by=lambda disk: disk.name,
     ).map(tuple),
     ticket=st.from_regex(r"[A-Za-z0-9_\-]{0,64}", fullmatch=True),
+)
+_VOLUMES = st.lists(_UUIDS, min_size=1, max_size=3, unique=True).map(
+    lambda names: tuple(volume.wanted(name) for name in names)
+)
+REQUESTS = _OTHERS | st.builds(
+    lambda request, disks: dataclasses.replace(
+        request, purpose=ATTACH, ticket="", disks=disks
+    ),
+    _OTHERS,
+    _VOLUMES,
 )
 FIELDS = [field.name for field in dataclasses.fields(KeyRequest)]
 TEXTS = [name for name in FIELDS if name != "disks"]

@@ -463,7 +463,7 @@ ROWS: list[Row] = [
     (
         "block-device",
         *foreign('type="block" device="disk"', '<source dev="/dev/sda"/>'),
-        a("element", "foreign-disk"),
+        a("foreign-disk"),
         {},
     ),
     (

@@ -31,7 +31,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from mh_core import jose, manifest
+from mh_core import jose, manifest, volume
 from mh_core.encoding import b64u, canonical_json, unb64u
 from mh_core.errors import Unavailable
 from mh_core.evidence import Evidence, release_claims, verify_host
@@ -40,7 +40,7 @@ from mh_core.launch_policy import LaunchPolicy
 from mh_core.lease import LeaseGrant, LeaseRequest
 from mh_core.manifest import Manifest
 from mh_core.payload import ReleasePayload
-from mh_core.request import KeyRequest
+from mh_core.request import Disk, KeyRequest
 from mh_core.secret import Secret
 from mh_core.tpm.public import Public
 from mh_core.tpm.quote import (
@@ -370,14 +370,7 @@ class Kms:
             key_id=request.key_id,
             dek=Secret(self.tenant.dek),
             overlay_keys={
-                disk.name: Secret(
-                    overlay.overlay_key(
-                        self.tenant.root,
-                        uuid.UUID(request.instance),
-                        disk.name,
-                        uuid.UUID(disk.luks_uuid),
-                    )
-                )
+                disk.name: Secret(self._key(request, disk))
                 for disk in request.disks
             },
             manifest_keys=(jose.public(self.tenant.signing),),
@@ -390,6 +383,14 @@ class Kms:
             issued_at=int(time.time()),
             audit=f"kms#{len(self.requests)}",
             launch_policy=self.tenant.launch_policy,
+        )
+
+    def _key(self, request: KeyRequest, disk: Disk) -> bytes:
+        root, name = self.tenant.root, uuid.UUID(disk.luks_uuid)
+        if request.purpose == volume.ATTACH:
+            return volume.volume_key(root, name)
+        return overlay.overlay_key(
+            root, uuid.UUID(request.instance), disk.name, name
         )
 
     def wrap(self, request: KeyRequest, bind: Mapping[str, Any]) -> str:
@@ -462,6 +463,7 @@ class World:
             "libvirt_domain_dir": "/dev/shm",
             "libvirt_kept": [],
             "qemu_conf": str(self.folder / "qemu.conf"),
+            "volume_dirs": [str(self.folder / "volumes")],
             "timeout": 5,
             "measure_timeout": 20,
         }.items():
