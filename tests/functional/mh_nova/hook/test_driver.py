@@ -234,7 +234,11 @@ def option(name: str, value: Any, group: str | None = None) -> Iterator[None]:
         ({"kernel_id": IMAGE}, None, "launch.kernel"),
         ({"ramdisk_id": IMAGE}, None, "launch.kernel"),
         ({"image_ref": ""}, None, "launch.volume"),
-        ({}, {"block_device_mapping": [{"x": 1}]}, "launch.volume"),
+        (
+            {},
+            {"block_device_mapping": [{"boot_index": 0}]},
+            "launch.volume",
+        ),
     ],
 )
 def test_refused_before_anything_is_made(

@@ -126,14 +126,6 @@ def test_attach_interface(
         assert stock.calls == ["attach_interface"]
 
 
-def test_attach_volume(driver: Any, stock: Stock) -> None:
-    stock.replace("attach_volume")
-    with pytest.raises(exception.InvalidVolume) as caught:
-        driver.attach_volume(None, {}, make_instance(), "/dev/vdb")
-    assert message(caught.value).endswith("[hook.refused.attach-volume]")
-    assert stock.calls == []
-
-
 def test_shelve_does_not_stop_the_guest(
     driver: Any,
     stock: Stock,

@@ -33,7 +33,12 @@ from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_nova.hook import restore
 from tests.functional.mh_nova.hook.conftest import IMAGE, OTHER, Glance
-from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
+from tests.unit.mh_nova.hook.fake_agent import (
+    INSTANCE,
+    TRUSTED,
+    FakeAgent,
+    no,
+)
 
 CONTEXT = nova_context.get_admin_context()
 
@@ -295,9 +300,14 @@ def test_a_snapshot_that_nobody_asked_for_is_refused_too(
 
 
 def test_a_volume_is_refused_before_cinder_hears_of_it(
-    driver: Any, instance: objects.Instance
+    driver: Any, agent: FakeAgent, instance: objects.Instance
 ) -> None:
     """nova's API waits for this call; InvalidVolume is its 400."""
+    agent.answers["status"] = {
+        **TRUSTED,
+        "trusted": False,
+        "findings": [{"event": "agent.guard.swap", "message": "swap"}],
+    }
     instance.task_state = None
     instance.save()
     with pytest.raises(exception.InvalidVolume) as caught:
@@ -312,7 +322,7 @@ def test_a_volume_is_refused_before_cinder_hears_of_it(
             None,
             False,
         )
-    assert "[hook.refused.attach-volume]" in str(caught.value)
+    assert "[agent.guard.swap]" in str(caught.value)
     bdms = objects.BlockDeviceMappingList.get_by_instance_uuid(
         CONTEXT, INSTANCE
     )

@@ -106,6 +106,12 @@ class FakeAgent:
             "describe": {"ok": True, **DESCRIBED},
             "resize": {"ok": True},
             "arrived": {"ok": True},
+            "attach": {
+                "ok": True,
+                "event": "agent.attach.granted",
+                "detail": "",
+            },
+            "attached": {"ok": True},
             "drive": {"ok": True},
             "prepare-rescue": {"ok": True},
             "make-rescue": {"ok": True, "disks": []},

@@ -21,7 +21,7 @@ from mh_nova.hook import shape
 GOOD = shape.LaunchShape(
     virt_type="qemu",
     image_backed=True,
-    volumes=0,
+    boot_volume=False,
     kernel=False,
     injection=False,
 )
@@ -38,7 +38,7 @@ def test_a_plain_root_disk_is_allowed() -> None:
         ({"virt_type": "lxc"}, "launch.virt-type"),
         ({"virt_type": ""}, "launch.virt-type"),
         ({"image_backed": False}, "launch.volume"),
-        ({"volumes": 1}, "launch.volume"),
+        ({"boot_volume": True}, "launch.volume"),
         ({"kernel": True}, "launch.kernel"),
         ({"files": True}, "launch.files"),
         ({"injection": True}, "launch.injection"),
