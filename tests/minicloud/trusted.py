@@ -104,6 +104,7 @@ use_stderr = true
 [agent]
 host = {host}
 instances_path = {instances}
+volume_dirs = {volumes}
 state_dir = /var/lib/mystery-hill/agent
 tcti = {tcti}
 event_log = /var/lib/mystery-hill/eventlog
@@ -400,6 +401,7 @@ class TrustedCloud:
                 ATTEST=ATTEST_ORIGIN,
                 host=node.name,
                 instances=self.cloud.where.instances,
+                volumes=self.cloud.where.state / "volumes",
                 tcti=tcti or node.tpm.tcti,
                 origins=",".join(self.origins),
                 address=node.address,

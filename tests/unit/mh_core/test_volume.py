@@ -48,6 +48,11 @@ def test_the_key_is_hkdf() -> None:
     )
     key = volume.volume_key(ROOT, VOLUME)
     assert key == hmac.digest(ROOT, info + b"\1", "sha256")
+    # as doc/source/reference/protocol.rst has it; also printed by
+    # openssl dgst -sha256 -mac HMAC -macopt hexkey:0102…20
+    assert key.hex() == (
+        "cf8c7a42f07787228d310675e510e21bd22fb7fff030164955434ad6e562a1d8"
+    )
 
 
 @given(st.binary(min_size=32, max_size=32), st.uuids(), st.uuids())
