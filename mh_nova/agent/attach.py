@@ -49,6 +49,9 @@ from mh_nova.agent.work import Work
 LOG = logging.getLogger(__name__)
 EVENT = "agent.attach"
 GRANTED = EVENT + ".granted"
+DONE = EVENT + ".done"
+FAILED = EVENT + ".failed"
+MADE = "agent.volume.made"
 
 
 class Attaching(Work):
@@ -112,7 +115,7 @@ class Attaching(Work):
                 # else a start, begun since, takes it out with its own
                 self._p.secrets.drop(instance)
             self._p.journal.write(
-                EVENT + (".done" if ok else ".failed"), instance, durable=False
+                DONE if ok else FAILED, instance, durable=False
             )
 
     def _attempt_to_attach(
@@ -137,9 +140,7 @@ class Attaching(Work):
         for one in found:
             key = opened.payload.overlay_keys[volume.wanted(one.id).name]
             if volumes.ready(one, key):
-                self._p.journal.write(
-                    "agent.volume.made", record.instance, volume=one.id
-                )
+                self._p.journal.write(MADE, record.instance, volume=one.id)
             keys[one.secret] = key
         return keys, opened
 

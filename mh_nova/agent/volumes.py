@@ -28,10 +28,11 @@ from mh_core import volume
 from mh_core.errors import Denied, InputError, VerificationError
 from mh_core.image import luks1
 from mh_core.secret import Secret
-from mh_nova.agent.domain_volume import EVENT, ExpectedVolume
+from mh_nova.agent.domain_volume import ExpectedVolume
 from mh_nova.agent.overlay import MAX_ITERATIONS
 from mh_nova.agent.reason import reason
 
+EVENT = "agent.volume"
 #: What must be zero of a volume that is to get a header: here lie partition
 #: tables, and the headers of every file system and of RAID.
 HEAD, TAIL = 4 << 20, 1 << 20

@@ -232,6 +232,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "describe": {"instance": I},
     "resize": {"instance": I, "disk": "disk", "size": 1},
     "arrived": {"instance": I},
+    "attach": {"instance": I, "xml": "<disk/>"},
+    "attached": {"instance": I, "ok": True},
 }
 
 
