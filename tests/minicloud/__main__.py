@@ -43,6 +43,9 @@ def main() -> int:
     start.add_argument(
         "--fresh", action="store_true", help="forget everything first"
     )
+    start.add_argument(
+        "--volumes", action="store_true", help="start Cinder, too"
+    )
     commands.add_parser("stop", help="end everything, keep the state")
     commands.add_parser("status", help="list the processes")
     commands.add_parser("clean", help="stop and remove all state")
@@ -56,6 +59,8 @@ def main() -> int:
         if choice.command == "start":
             try:
                 cloud.start(fresh=choice.fresh)
+                if choice.volumes:
+                    cloud.cinder()
             except BaseException:
                 cloud.stop()
                 raise

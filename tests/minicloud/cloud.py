@@ -47,6 +47,7 @@ from tests.minicloud.pids import (
 )
 from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import WSGI, Controller
+from tests.minicloud.volumes.service import Cinder
 
 #: How Nova begins its reason where it disables a host by itself.
 AUTO = "AUTO:"
@@ -56,10 +57,10 @@ class Cloud:
     """Keystone, Glance, Placement, Nova and two compute hosts.
 
     `extra` maps the name of a configuration file (nova.conf, glance-api.conf,
-    keystone.conf, placement.conf, scheduler.conf, conductor.conf and
-    nova-compute.conf for both hosts) to text appended to it; one host's own
-    is `cloud.node1.options.extra`.  `before_computes` is called when all
-    but the nova-computes run.
+    keystone.conf, placement.conf, cinder.conf, scheduler.conf,
+    conductor.conf and nova-compute.conf for both hosts) to text appended to
+    it; one host's own is `cloud.node1.options.extra`.  `before_computes` is
+    called when all but the nova-computes run.
     """
 
     def __init__(
@@ -357,6 +358,10 @@ class Cloud:
             node.start_compute()
             self.wait_computes()
         return node
+
+    def cinder(self) -> None:
+        """Start Cinder, unless it runs."""
+        Cinder(self.controller).start()
 
     def restart_scheduler(self) -> None:
         self.configure()

@@ -104,6 +104,43 @@ enforce_new_defaults = true
 enforce_scope = true
 """
 
+CINDER = f"""\
+[DEFAULT]
+use_stderr = true
+transport_url = rabbit://guest:guest@127.0.0.1:@RABBIT@/
+state_path = @STATE@/cinder
+host = controller
+my_ip = 127.0.0.1
+auth_strategy = keystone
+api_paste_config = @VENV@/etc/cinder/api-paste.ini
+resource_query_filters_file = @VENV@/etc/cinder/resource_filters.json
+rootwrap_config = @VENV@/etc/cinder/rootwrap.conf
+glance_api_servers = @GLANCE@
+enabled_backends = files
+report_interval = 5
+periodic_fuzzy_delay = 0
+[files]
+volume_driver = tests.minicloud.volumes.driver.FilesDriver
+volume_backend_name = files
+files_folder = @STATE@/volumes
+[database]
+connection = @DB@/cinder?unix_socket=@SOCKET@
+[oslo_concurrency]
+lock_path = @STATE@/lock
+[oslo_messaging_notifications]
+driver = noop
+{_token("cinder")}
+service_token_roles = service
+service_token_roles_required = true
+[service_user]
+send_service_user_token = true
+{_auth("cinder")}
+[nova]
+{_auth("cinder", True)}
+[cinder_sys_admin]
+helper_command = @VENV@/bin/privsep-helper --config-file @ETC@/cinder.conf
+"""
+
 # What every part of Nova reads; only the controller gets _NOVA_DB too.
 _NOVA = f"""\
 [DEFAULT]
@@ -139,6 +176,8 @@ endpoint_override = @GLANCE@
 [neutron]
 endpoint_override = @NEUTRON@
 {_auth("nova", True)}
+[cinder]
+{_auth("nova", True).replace("region_name", "os_region_name")}
 [scheduler]
 workers = 1
 discover_hosts_in_cells_interval = 2
@@ -200,6 +239,7 @@ FILES = {
     "keystone.conf": KEYSTONE,
     "placement.conf": PLACEMENT,
     "glance-api.conf": GLANCE,
+    "cinder.conf": CINDER,
     "nova.conf": _NOVA + _NOVA_DB,
     "nova-compute.conf": _NOVA,
     "scheduler.conf": "",
@@ -250,6 +290,7 @@ def values(where: layout.Layout) -> dict[str, str]:
     """What stands for the names in the files of the controller."""
     url = f"http://{layout.ADDRESS}"
     return {
+        "ETC": str(where.etc),
         "STATE": str(where.state),
         "VENV": str(where.venv),
         "DB": "mysql+pymysql://root@localhost",

@@ -31,6 +31,7 @@ PORTS = {
     "glance": 15092,
     "placement": 15778,
     "nova": 15774,
+    "cinder": 15776,
     "neutron": 15696,
     "rabbitmq": 15672,
     "rabbitmq distribution": 15673,

@@ -37,6 +37,7 @@ WSGI = {
     "glance": "glance.wsgi.api:application",
     "placement": "placement.wsgi.api:application",
     "nova": "nova.wsgi.osapi_compute:application",
+    "cinder": "cinder.wsgi.api:application",
 }
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -205,6 +206,9 @@ class Controller:
         """One of the web services, in a uWSGI of its own."""
         port = PORTS[name]
         conf = {"glance": "glance-api.conf"}.get(name, f"{name}.conf")
+        more = []
+        if name == "cinder":  # it has no variable for it
+            more = ["--pyargv", f"--config-file {self.where.etc / conf}"]
         self.processes.start(
             name,
             [
@@ -235,6 +239,7 @@ class Controller:
                 "--thunder-lock",
                 "--no-orphans",
                 "--disable-logging",
+                *more,
             ],
             env=self.environment(),
             inputs=[self.where.etc / conf],

@@ -92,7 +92,7 @@ class Setup:
     def finish(self) -> None:
         self._mark.touch()
 
-    def _manage(
+    def manage(
         self, service: str, conf: str, *commands: tuple[str, ...]
     ) -> None:
         """Run commands of a service's management tool, one by one."""
@@ -120,7 +120,7 @@ class Setup:
         url = f"http://{ADDRESS}:{PORTS['keystone']}/v3"
 
         root = ("--keystone-user", "root", "--keystone-group", "root")
-        self._manage(
+        self.manage(
             "keystone",
             "keystone.conf",
             ("db_sync",),
@@ -140,11 +140,11 @@ class Setup:
             return
         for name in ("glance", "glance-staging", "glance-tasks", "lock"):
             (self.where.state / name).mkdir(exist_ok=True)
-        self._manage("glance", "glance-api.conf", ("db_sync",))
+        self.manage("glance", "glance-api.conf", ("db_sync",))
 
     def placement(self) -> None:
         if not self.complete:
-            self._manage("placement", "placement.conf", ("db", "sync"))
+            self.manage("placement", "placement.conf", ("db", "sync"))
 
     def nova(self) -> None:
         if self.complete:
@@ -153,7 +153,7 @@ class Setup:
         cell0 = "mysql+pymysql://root@localhost/nova_cell0?unix_socket=" + str(
             self.where.mysql_socket
         )
-        self._manage(
+        self.manage(
             "nova",
             "nova.conf",
             ("api_db", "sync"),
@@ -171,42 +171,47 @@ class Setup:
             name="service", domain_id="default"
         )
         for name in ("glance", "nova", "placement"):
-            self._user(cloud, name, "secret", service, ("admin", "service"))
+            self.user(cloud, name, "secret", service, ("admin", "service"))
         for name, (password, project, role) in PEOPLE.items():
             if name == "admin":
                 continue
             home = cloud.find_project(project) or cloud.create_project(
                 name=project, domain_id="default"
             )
-            self._user(cloud, name, password, home, (role,))
+            self.user(cloud, name, password, home, (role,))
         for name, (kind, url) in SERVICES.items():
-            if cloud.find_service(name):
-                continue
-            made = cloud.create_service(name=name, type=kind)
-            for interface in ("public", "internal", "admin"):
-                cloud.create_endpoint(
-                    service_id=made.id,
-                    url=url,
-                    interface=interface,
-                    region_id="RegionOne",
-                )
+            self.endpoint(cloud, name, kind, url)
 
     @staticmethod
-    def _user(
+    def endpoint(cloud: typing.Any, name: str, kind: str, url: str) -> None:
+        """A service in the catalogue, unless it is there."""
+        if cloud.find_service(name):
+            return
+        made = cloud.create_service(name=name, type=kind)
+        for interface in ("public", "internal", "admin"):
+            cloud.create_endpoint(
+                service_id=made.id,
+                url=url,
+                interface=interface,
+                region_id="RegionOne",
+            )
+
+    @staticmethod
+    def user(
         cloud: typing.Any,
         name: str,
         password: str,
         project: typing.Any,
         roles: tuple[str, ...],
     ) -> None:
-        user = cloud.find_user(name) or cloud.create_user(
+        user = cloud.finduser(name) or cloud.createuser(
             name=name,
             password=password,
             domain_id="default",
             default_project_id=project.id,
         )
         for role in roles:
-            cloud.assign_project_role_to_user(
+            cloud.assign_project_role_touser(
                 project,
                 user,
                 cloud.find_role(role) or cloud.create_role(name=role),

@@ -1,0 +1,127 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""What a tenant does with volumes, with bounded waits."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import typing
+
+from tests.minicloud import bootimage, guest
+from tests.minicloud.node import Node
+from tests.minicloud.pids import CloudError, wait_until
+from tests.minicloud.world import World
+
+#: What a guest says of its second disk; see ``bootimage``.
+_SAID = re.compile(r"^v[=!].*?$", re.MULTILINE)
+
+Volume = typing.Any
+Server = typing.Any
+
+
+class Volumes:
+    """Of the tenant's project; the first one starts Cinder."""
+
+    def __init__(self, world: World) -> None:
+        world.cloud.cinder()
+        self.world = world
+        self.storage = world.tenant.block_storage
+        self.compute = world.tenant.compute
+        self.folder = world.cloud.where.state / "volumes"
+
+    def create(self, name: str, **more: typing.Any) -> Volume:
+        """A volume of 1 GiB, or as it is in ERROR.
+
+        :param more: ``image_id``, ``snapshot_id``…
+        """
+        made = self.storage.create_volume(name=name, size=1, **more)
+        return self.wait(made, "available", "error")
+
+    def show(self, volume: Volume) -> Volume:
+        return self.storage.get_volume(volume.id)
+
+    def wait(self, volume: Volume, *wanted: str) -> Volume:
+        """Until it has one of the states."""
+        found = volume
+
+        def test() -> bool:
+            nonlocal found
+            found = self.show(volume)
+            return found.status in wanted
+
+        try:
+            wait_until(test, 60, f"volume {volume.name}", pause=0.3)
+        except CloudError as error:
+            raise CloudError(f"{error}: {found.status}") from None
+        return found
+
+    def file(self, volume: Volume) -> pathlib.Path:
+        """What the back end keeps it in."""
+        return self.folder / f"volume-{volume.id}"
+
+    def attach(self, server: Server, volume: Volume) -> Volume:
+        """Ask for it, and wait until Cinder says that it is."""
+        self.compute.create_volume_attachment(server, volume_id=volume.id)
+        return self.wait(volume, "in-use")
+
+    def detach(self, server: Server, volume: Volume) -> Volume:
+        """Of a server that is off."""
+        self.compute.delete_volume_attachment(server, volume.id)
+        return self.wait(volume, "available")
+
+    def unplug(self, node: Node, server: Server, volume: Volume) -> Volume:
+        """Of one that runs.  A guest must agree, and ours have no ACPI: for
+        them the machine does at its next reset."""
+        self.compute.delete_volume_attachment(server, volume.id)
+
+        def test() -> bool:
+            if self.show(volume).status == "available":
+                return True
+            node.virsh("reset", server.id)
+            return False
+
+        wait_until(test, 60, f"volume {volume.name} to be out", pause=2)
+        return self.show(volume)
+
+    def said(self, server: Server, wanted: str) -> None:
+        """Until the guest's last word is that its second disk held this:
+        ``=`` and the token of who wrote to it last, or ``!`` for none."""
+        said: list[str] = []
+
+        def test() -> bool:
+            text = guest.console(self.world.admin, server)
+            said[:] = _SAID.findall(text.replace("\r", ""))
+            return said[-1:] == [f"v{wanted}"]
+
+        try:
+            wait_until(test, 60, f"{server.name} to say v{wanted}", pause=0.3)
+        except CloudError as error:
+            raise CloudError(f"{error}: it said {said}") from None
+
+    def token(self, volume: Volume) -> str:
+        """What a guest wrote to a volume that holds no more than that."""
+        with self.file(volume).open("rb") as file:
+            file.seek(bootimage.SECOND)
+            return file.read(bootimage.SECTOR).rstrip(b"\0").decode()
+
+    def delete(self, volume: Volume) -> None:
+        """Until its file, too, is gone."""
+        self.storage.delete_volume(volume.id)
+        self.storage.wait_for_delete(volume, interval=0.3, wait=60)
+        if self.file(volume).exists():
+            raise CloudError(f"the file of volume {volume.name} is left")
+
+    def sources(self, node: Node, server: Server) -> dict[str, str]:
+        """A guest's disks as libvirt has them: target to file."""
+        lines = node.virsh("domblklist", server.id).stdout.split("\n")
+        return dict(line.split(maxsplit=1) for line in lines if line.strip())
