@@ -23,7 +23,7 @@ from tests.minicloud.pids import CloudError, wait_until
 from tests.minicloud.world import World
 
 #: What a guest says of its second disk; see ``bootimage``.
-_SAID = re.compile(r"^v[=!].*?$", re.MULTILINE)
+_SAID = re.compile(r"^(v[=!].*)\n", re.MULTILINE)
 
 Volume = typing.Any
 Server = typing.Any
