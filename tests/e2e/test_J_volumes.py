@@ -34,101 +34,86 @@ def volumes(world: World, story: Story) -> Volumes:
     return Volumes(world)
 
 
-class Plain:
-    """An image of the tenant's whose guests look for a second disk."""
-
-    def __init__(self, world: World, volumes: Volumes) -> None:
-        self.world = world
-        self.volumes = volumes
-        path, self.token, _marker = world.boot_disk("with-volume", second=True)
-        self.image = guest.upload(world.tenant, "with-volume", path)
-        self.flavor = world.admin.compute.find_flavor(PLAIN_FLAVOR)
-
-    def boots(self, name: str) -> typing.Any:
-        """On host 1, beside the trusted ones."""
-        server = guest.boot(
-            self.world.operator,
-            name,
-            self.image,
-            self.flavor,
-            host=self.world.node1.name,
-        )
-        self.volumes.said(server, "!")
-        return server
-
-
 @pytest.fixture(scope="module")
-def plain(world: World, volumes: Volumes) -> collections.abc.Iterator[Plain]:
-    made = Plain(world, volumes)
-    yield made
-    world.tenant.image.delete_image(made.image.id)
+def plain(
+    world: World, volumes: Volumes
+) -> collections.abc.Iterator[tuple[typing.Any, str]]:
+    """An image, and what its guests say."""
+    image, token = world.plain_disk()
+    yield image, token
+    world.tenant.image.delete_image(image.id)
+
+
+def boots(
+    world: World, name: str, plain: tuple[typing.Any, str]
+) -> typing.Any:
+    """A plain server on host 1, beside the trusted ones."""
+    image, token = plain
+    flavor = world.admin.compute.find_flavor(PLAIN_FLAVOR)
+    node = world.node1.name
+    server = guest.boot(world.operator, name, image, flavor, host=node)
+    guest.wait_console(world.admin, server, token)
+    return server
 
 
 def test_a_plain_server_has_a_volume(
-    world: World, volumes: Volumes, plain: Plain
+    world: World, volumes: Volumes, plain: tuple[typing.Any, str]
 ) -> None:
-    """Attached while it runs; there after a hard reboot, and written to;
-    out again; in another server with what the first one wrote."""
-    server = plain.boots("plain-volume")
+    """Attached while it runs; there after a hard reboot; out while it runs;
+    in another server with what the first one wrote; free after that."""
+    node = world.node1
+    server = boots(world, "plain-volume", plain)
     volume = volumes.create("plain")
     try:
         found = volumes.attach(server, volume)
         assert [one["server_id"] for one in found.attachments] == [server.id]
-        disks = volumes.sources(world.node1, server)
+        disks = volumes.sources(node, server)
         assert disks["vdb"] == str(volumes.file(volume))
-        # the firmware looks for disks at a reset
-        world.node1.virsh("reset", server.id)
-        volumes.said(server, "=")
-        assert volumes.token(volume) == plain.token
+        assert volumes.reads(node, server, volume, 0)
+        volumes.write(node, server, volume, 0xA5)
         world.tenant.compute.reboot_server(server.id, "HARD")
         world.settle(server, "ACTIVE")
-        volumes.said(server, f"={plain.token}")
-        assert volumes.sources(world.node1, server) == disks
-        volumes.unplug(world.node1, server, volume)
-        assert list(volumes.sources(world.node1, server)) == ["vda"]
-        volumes.said(server, "!")
+        guest.wait_console(world.admin, server, plain[1])
+        assert volumes.sources(node, server) == disks
+        assert volumes.reads(node, server, volume, 0xA5)
+        volumes.unplug(node, server, volume)
+        assert list(volumes.sources(node, server)) == ["vda"]
     finally:
         world.delete(server)
-    other = plain.boots("plain-volume-2")
+    # in the clear: that is what a volume of a plain server is
+    assert volumes.file(volume).read_bytes()[:4096] == b"\xa5" * 4096
+    other = boots(world, "plain-volume-2", plain)
     try:
         world.tenant.compute.stop_server(other.id)
         world.settle(other, "SHUTOFF")
         volumes.attach(other, volume)
+        volumes.detach(other, volume)
+        volumes.attach(other, volume)
         world.tenant.compute.start_server(other.id)
         world.settle(other, "ACTIVE")
-        volumes.said(other, f"={plain.token}")
+        assert volumes.reads(node, other, volume, 0xA5)
+        assert not volumes.reads(node, other, volume, 0x5A)
     finally:
         world.delete(other)
-    # deleted with the volume in it: that is free again
-    freed = volumes.wait(volume, "available")
-    assert freed.attachments == []
-    assert volumes.token(volume) == plain.token
+    assert volumes.wait(volume, "available").attachments == []
     volumes.delete(volume)
 
 
 def test_a_plain_server_boots_from_a_volume(
-    world: World, volumes: Volumes, plain: Plain
+    world: World, volumes: Volumes, plain: tuple[typing.Any, str]
 ) -> None:
     """Nova has Cinder make it of an image, and delete it with the server."""
-    server = world.tenant.compute.create_server(
-        name="from-volume",
-        flavor_id=plain.flavor.id,
-        networks="none",
-        block_device_mapping=[
-            {
-                "boot_index": 0,
-                "uuid": plain.image.id,
-                "source_type": "image",
-                "destination_type": "volume",
-                "volume_size": 1,
-                "delete_on_termination": True,
-            }
-        ],
+    image, token = plain
+    server = boots_from(
+        world,
+        PLAIN_FLAVOR,
+        uuid=image.id,
+        source_type="image",
+        volume_size=1,
+        delete_on_termination=True,
     )
-    world.servers.append(server)
-    server = guest.wait_status(world.tenant, server, "ACTIVE")
     assert server.status == "ACTIVE", guest.fault(server)
-    guest.wait_console(world.admin, server, plain.token)
+    guest.wait_console(world.admin, server, token)
     [attached] = server.attached_volumes
     volume = volumes.storage.get_volume(attached["id"])
     assert volume.status == "in-use"
@@ -137,37 +122,52 @@ def test_a_plain_server_boots_from_a_volume(
     assert not volumes.file(volume).exists()
 
 
+def boots_from(
+    world: World, flavor: str, metadata: typing.Any = None, **mapping: object
+) -> typing.Any:
+    """A server whose first disk is a volume, ACTIVE or in ERROR."""
+    server = world.tenant.compute.create_server(
+        name="from-volume",
+        flavor_id=world.admin.compute.find_flavor(flavor).id,
+        networks="none",
+        metadata=metadata or {},
+        block_device_mapping=[
+            {"boot_index": 0, "destination_type": "volume", **mapping}
+        ],
+    )
+    world.servers.append(server)
+    return guest.wait_status(world.tenant, server, "ACTIVE")
+
+
 # -- trusted -----------------------------------------------------------------
 
 
 def test_a_trusted_server_does_not_boot_from_a_volume(
     world: World, volumes: Volumes, story: Story
 ) -> None:
-    """A volume that Cinder made of an encrypted image, byte by byte."""
-    image = world.create_image(
-        "luks-volume", story.key, "--disk-format", "raw"
+    """A volume with the properties of an encrypted image: what nova takes
+    for those of the image."""
+    image = story.disk_image
+    volume = volumes.create("trusted")
+    volumes.storage.set_volume_image_metadata(
+        volume,
+        **{
+            name: str(value)
+            for name, value in image.properties.items()
+            if name.startswith(("mh_", "os_encrypt", "os_decrypt"))
+            and len(str(value)) < 256
+        },
     )
-    volume = volumes.create("trusted", image_id=image.id)
-    assert volume.status == "available"
-    assert volume.volume_image_metadata["mh_version"] == "1"
-    server = world.tenant.compute.create_server(
-        name="trusted-from-volume",
-        flavor_id=world.admin.compute.find_flavor(TRUSTED_FLAVOR).id,
-        networks="none",
-        metadata={"mh_ticket": world.ticket(image)},
-        block_device_mapping=[
-            {
-                "boot_index": 0,
-                "uuid": volume.id,
-                "source_type": "volume",
-                "destination_type": "volume",
-            }
-        ],
-    )
-    world.servers.append(server)
+    volumes.storage.set_volume_bootable_status(volume, True)
     before = world.releases(image.key_id)
+    server = boots_from(
+        world,
+        TRUSTED_FLAVOR,
+        {"mh_ticket": world.ticket(image)},
+        uuid=volume.id,
+        source_type="volume",
+    )
     try:
-        server = guest.wait_status(world.tenant, server, "ACTIVE")
         assert server.status == "ERROR"
         assert "hook.launch.volume" in guest.fault(server)
         assert world.releases(image.key_id) == before
@@ -178,11 +178,15 @@ def test_a_trusted_server_does_not_boot_from_a_volume(
     volumes.delete(volume)
 
 
-def test_cinder_makes_no_volume_of_an_encrypted_qcow2(
+def test_cinder_makes_no_volume_of_an_encrypted_image(
     world: World, volumes: Volumes, story: Story
 ) -> None:
-    """It would have to open it, and has no key."""
-    volume = volumes.create("opened", image_id=story.disk_image.id)
+    """It would have to open it, and has no key: the server is in ERROR
+    before a host is asked."""
+    image = story.disk_image
+    volume = volumes.create("opened", image_id=image.id)
     assert volume.status == "error"
     assert not volume.is_bootable
+    content = volumes.file(volume)
+    assert image.marker not in content.read_bytes()[: 8 << 20]
     volumes.delete(volume)

@@ -23,10 +23,6 @@ One that writes goes on: some five times a second it counts up, writes the
 count to its disk, reads it back from there and prints it as ``n=`` and four
 hexadecimal digits; ``!`` where the disk failed; and it fills 448 KiB of its
 memory anew.  It counts on from what is on the disk, also after a reboot.
-
-One with a use for a second disk goes on, too: ``v=`` and the text that is in
-the third sector of the disk that the firmware names second, where it then
-writes its own token; ``v!`` where there is no such disk or it fails.
 """
 
 from __future__ import annotations
@@ -37,8 +33,6 @@ import struct
 
 GREETING = b"\r\nMH-GUEST-BOOTED token="
 SECTOR = 512
-#: Of the token on the second disk, bytes.
-SECOND = 2 * SECTOR
 _LOAD = 0x7C00
 _TOKEN = 0x7E00
 _MASK = 0x5A
@@ -69,14 +63,6 @@ class _Code:
 
     def jump_back(self, target: int) -> None:
         self.bytes += bytes([0xEB, (target - self.here() - 2) & 0xFF])
-
-    def jump_if_failed(self) -> int:
-        """The place of a jump, on carry, to where `land` says."""
-        self.put("72 00")
-        return self.here() - 1
-
-    def land(self, jump: int) -> None:
-        self.bytes[jump] = self.here() - jump - 1
 
     def resolve(self, target: int) -> None:
         for call in self.calls:
@@ -124,33 +110,7 @@ def _count(code: _Code) -> None:
     code.jump_back(again)
 
 
-def _second(code: _Code) -> None:
-    """Say what is on the second disk, and write the token to it."""
-    code.put("bb0082 b80102 b90300 b600 b281 cd13")  # read to 0:8200
-    unread = code.jump_if_failed()
-    for byte in ("b076", "b03d"):  # v=
-        code.put(byte)
-        code.call_print()
-    code.put("be0082")  # mov si, what was read
-    loop = code.here()
-    code.put("ac 84c0 7405")  # lodsb; test al, al; jz +5
-    code.call_print()
-    code.jump_back(loop)
-    code.put("bb007e b80103 b90300 b600 b281 cd13")  # write the token
-    unwritten = code.jump_if_failed()
-    code.put("eb0a")  # over the failures
-    code.land(unread)
-    code.put("b076")
-    code.call_print()
-    code.land(unwritten)
-    code.put("b021")
-    code.call_print()
-    for byte in ("b00d", "b00a"):  # CR, LF
-        code.put(byte)
-        code.call_print()
-
-
-def boot_sector(writes: bool = False, second: bool = False) -> bytes:
+def boot_sector(writes: bool = False) -> bytes:
     """The code, at most 440 bytes; the token is in the next sector."""
     code = _Code()
     # cli; ax=ds=es=ss=0; sp=7c00; sti; cld
@@ -175,8 +135,6 @@ def boot_sector(writes: bool = False, second: bool = False) -> bytes:
     for byte in ("b020", "b023", "a00080 0440", "b00d", "b00a"):
         code.put(byte)
         code.call_print()
-    if second:
-        _second(code)
     if writes:
         _count(code)
     code.put("f4 ebfd")  # hlt; jmp $-1
@@ -205,7 +163,6 @@ def build(
     size: int = 1 << 20,
     marker: bytes = b"",
     writes: bool = False,
-    second: bool = False,
 ) -> bytes:
     """The disk as bytes; `marker` stands in clear at 64 KiB."""
     if not token or len(token) >= SECTOR or b"\0" in token:
@@ -213,7 +170,7 @@ def build(
     if size % SECTOR or size < (1 << 20):  # the BIOS starts none smaller
         raise ValueError("at least 1 MiB, in whole sectors")
     disk = bytearray(size)
-    code = boot_sector(writes, second)
+    code = boot_sector(writes)
     disk[: len(code)] = code
     disk[446:462] = partition_entry(1, size // SECTOR - 1)
     disk[510:512] = b"\x55\xaa"
@@ -230,7 +187,6 @@ def write(
     marker: bytes = b"",
     fill: pathlib.Path | str | None = None,
     writes: bool = False,
-    second: bool = False,
 ) -> pathlib.Path:
     """Write such a disk of any size to a file.
 
@@ -238,7 +194,7 @@ def write(
     content is repeated (real data, for benchmarks).  Without it the file
     is sparse there.
     """
-    head = build(token, min(size, 1 << 20), marker, writes, second)
+    head = build(token, min(size, 1 << 20), marker, writes)
     with open(path, "wb") as disk:
         disk.write(
             head[:446] + partition_entry(1, size // SECTOR - 1) + head[462:]

@@ -137,6 +137,9 @@ send_service_user_token = true
 {_auth("cinder")}
 [nova]
 {_auth("cinder", True)}
+[key_manager]
+backend = cinder.keymgr.conf_key_mgr.ConfKeyManager
+fixed_key = 0123456789abcdef0123456789abcdef
 [cinder_sys_admin]
 helper_command = @VENV@/bin/privsep-helper --config-file @ETC@/cinder.conf
 """
@@ -177,6 +180,7 @@ endpoint_override = @GLANCE@
 endpoint_override = @NEUTRON@
 {_auth("nova", True)}
 [cinder]
+endpoint_template = @CINDER@
 {_auth("nova", True).replace("region_name", "os_region_name")}
 [scheduler]
 workers = 1
@@ -297,6 +301,7 @@ def values(where: layout.Layout) -> dict[str, str]:
         "SOCKET": str(where.mysql_socket),
         "KEYSTONE": f"{url}:{layout.PORTS['keystone']}/v3",
         "GLANCE": f"{url}:{layout.PORTS['glance']}",
+        "CINDER": f"{url}:{layout.PORTS['cinder']}/v3",
         "NEUTRON": f"{url}:{layout.PORTS['neutron']}",
         "RABBIT": str(layout.PORTS["rabbitmq"]),
         "INSTANCES": str(where.instances),

@@ -204,14 +204,14 @@ class Setup:
         project: typing.Any,
         roles: tuple[str, ...],
     ) -> None:
-        user = cloud.finduser(name) or cloud.createuser(
+        user = cloud.find_user(name) or cloud.create_user(
             name=name,
             password=password,
             domain_id="default",
             default_project_id=project.id,
         )
         for role in roles:
-            cloud.assign_project_role_touser(
+            cloud.assign_project_role_to_user(
                 project,
                 user,
                 cloud.find_role(role) or cloud.create_role(name=role),

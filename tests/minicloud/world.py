@@ -166,12 +166,9 @@ class World:
         )
 
     def boot_disk(
-        self, name: str, size: int = 1 << 20, *, second: bool = False
+        self, name: str, size: int = 1 << 20
     ) -> tuple[pathlib.Path, str, bytes]:
-        """A tiny bootable disk: its path, console token, body marker.
-
-        :param second: its guest looks for a second disk.
-        """
+        """A tiny bootable disk: its path, console token, body marker."""
         token = "token-" + secrets.token_hex(8)
         marker = b"marker:" + secrets.token_hex(24).encode()
         path = bootimage.write(
@@ -179,7 +176,6 @@ class World:
             token.encode(),
             size=size,
             marker=marker,
-            second=second,
         )
         return path, token, marker
 

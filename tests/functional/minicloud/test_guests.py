@@ -29,20 +29,16 @@ def _serial(
     *,
     disk_format: str = "raw",
     memory: int = 64,
-    second: pathlib.Path | None = None,
     timeout: float = 90,
 ) -> str:
     """Boot a disk until the serial port shows something."""
     log = folder / "serial"
     drive = f"file={disk},format={disk_format},if=virtio"
-    more = []
-    if second is not None:
-        more = ["-drive", f"file={second},format=raw,if=virtio"]
     machine = ("-accel", "tcg", "-nodefaults", "-display", "none")
     with subprocess.Popen(
         [
             *("qemu-system-x86_64", *machine, "-m", str(memory)),
-            *("-drive", drive, *more, "-serial", f"file:{log}"),
+            *("-drive", drive, "-serial", f"file:{log}"),
         ]
     ) as guest:
         end = time.monotonic() + timeout
@@ -79,20 +75,6 @@ def test_a_filled_boot_image_boots(tmp_path: pathlib.Path) -> None:
     assert disk.stat().st_blocks * 512 >= 4 << 20
     assert disk.read_bytes()[1 << 20 :].startswith(b"some content\n")
     _serial(disk, "token=token-f", tmp_path)
-
-
-def test_a_guest_with_a_second_disk(tmp_path: pathlib.Path) -> None:
-    """Each says what the one before wrote there."""
-    volume = tmp_path / "volume"
-    volume.write_bytes(bytes(1 << 20))
-    for number, before in ((1, ""), (2, "token-1")):
-        disk = bootimage.write(
-            tmp_path / "disk", f"token-{number}".encode(), second=True
-        )
-        _serial(disk, f" #A\nv={before}\n", tmp_path, second=volume)
-        written = volume.read_bytes()[bootimage.SECOND :]
-        assert written.startswith(f"token-{number}\0".encode())
-    assert "v=" not in _serial(disk, "#B\nv!\n", tmp_path)
 
 
 @pytest.mark.parametrize("token", [b"", b"x" * 512, b"a\0b"])

@@ -58,6 +58,7 @@ class FilesDriver(remotefs.RemoteFSDriver):  # type: ignore[misc]
         self.configuration.append_config_values(OPTIONS)
         # The cloud runs as root: no sudo, no rootwrap.
         self._execute_as_root = False
+        self._supports_encryption = True
 
     # -- the share
 
@@ -95,6 +96,13 @@ class FilesDriver(remotefs.RemoteFSDriver):  # type: ignore[misc]
                 "device_path": self.local_path(volume),
             },
         }
+
+    def _create_encrypted_volume_file(
+        self, path: str, size_gb: int, encryption: typing.Any, ctxt: typing.Any
+    ) -> None:
+        """Of a volume type with encryption: Nova makes the LUKS header at
+        the first attachment, as in a volume of LVM."""
+        self._create_sparsed_file(path, size_gb)
 
     def extend_volume(self, volume: typing.Any, new_size: int) -> None:
         """Of a volume that is attached to nothing, in GiB."""
