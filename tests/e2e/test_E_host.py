@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections.abc
 import hashlib
 import pathlib
+import time
 import typing
 
 import pytest
@@ -127,6 +128,38 @@ def test_used_bases_stay_and_unused_ones_go(
     # and it comes again
     again = world.boots("again", image)
     world.delete(again)
+
+
+def test_the_base_of_a_rescue_stays_while_it_lasts(
+    world: World, image: TrustedImage, quick_cache: None
+) -> None:
+    purposes = [
+        *("--purpose", "launch", "--purpose", "start"),
+        *("--purpose", "rescue"),
+    ]
+    key = world.create_key("cached-rescue", *purposes)
+    first, other = (
+        world.create_image(name, key) for name in ("sick", "rescuer")
+    )
+    server = world.boots("sick", first)
+    world.product.answer(
+        "tenant",
+        *("trusted", "server", "rescue", server.id, "--image", other.id),
+    )
+    guest.wait_console(world.admin, server, other.token)
+    base = base_of(world, other)
+    # an unused one goes with the first look after 12 seconds
+    wait_for(
+        "its age",
+        lambda: not base.exists() or time.time() - base.stat().st_mtime > 26,
+        60,
+    )
+    assert base.exists()
+    world.tenant.compute.unrescue_server(server.id)
+    world.settle(server, "ACTIVE")
+    wait_for("the unused base is removed", lambda: not base.exists(), 60)
+    assert base_of(world, first).exists()
+    world.delete(server)
 
 
 def _qemu_conf(world: World) -> pathlib.Path:

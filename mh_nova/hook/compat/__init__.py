@@ -124,6 +124,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "rollback_to_snap",
         "snapshot_extract",
     ),
+    "nova.virt.libvirt.imagecache:ImageCacheManager": (
+        "_list_backing_images",
+    ),
     "nova.virt.libvirt.imagebackend": ("_update_utime_ignore_eacces",),
     "nova.virt.libvirt.config:LibvirtConfigGuest": ("_format_os",),
     "nova.virt.libvirt.config:LibvirtConfigGuestDisk": ("format_dom",),
