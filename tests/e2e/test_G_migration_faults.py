@@ -35,10 +35,10 @@ from tests.e2e.moving import (
     settle,
 )
 from tests.minicloud import guest
-from tests.minicloud.held import holding
+from tests.minicloud.mortal import Mortal
 from tests.minicloud.node import Node
 from tests.minicloud.story import Story
-from tests.minicloud.trusted import SOURCES, wait_for
+from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
 
 #: Instances move between node1 and node3 here; see conftest.
@@ -47,6 +47,7 @@ pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 #: Every case, and not only those that differ most.
 ALL = os.environ.get("MH_FAULTS") == "all"
 RUNNING = "running"
+SERVICES = ("kms", "attest")
 #: Instead of nova's minute: how long a source waits for a destination that
 #: died, seconds.
 PATIENCE = 20
@@ -55,10 +56,10 @@ PATIENCE = 20
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """
-    :param step: a record of an agent's audit log, a method of the hook's
-        (begin or end), or ``running``: memory is crossing.
+    :param step: of the host's agent, by verb and record, or nova-compute,
+        by method; or ``running``: memory is crossing.
     :param at: host of the step.
-    :param dies: ``agent`` and ``compute`` of that host, ``kms`` and
+    :param dies: ``agent`` and ``nova-compute`` of that host, ``kms`` and
         ``attest`` of theirs.
     :param end: where the guest is at last.
     """
@@ -76,34 +77,42 @@ class Fault:
 
 FAULTS = (
     # the destination prepares
-    Fault("agent.launch.prepared", "node3", "agent", "node1"),
-    Fault("agent.launch.prepared", "node3", "kms", "node1"),
-    Fault("agent.launch.prepared", "node3", "attest", "node1"),
-    Fault("agent.measure.passed", "node3", "agent", "node1"),
-    Fault("hook.pre_live_migration", "node3", "compute", "node1"),
+    Fault("prepare: agent.launch.prepared", "node3", "agent", "node1"),
+    Fault("prepare: agent.launch.prepared", "node3", "kms", "node1"),
+    Fault("prepare: agent.launch.prepared", "node3", "attest", "node1"),
+    Fault("make: agent.measure.passed", "node3", "agent", "node1"),
+    Fault("pre_live_migration: end", "node3", "nova-compute", "node1"),
     # the source asks for its leave
-    Fault("hook.live_migration.begin", "node1", "compute", "node1"),
-    Fault("hook.live_migration.begin", "node1", "attest", "node1"),
-    Fault("agent.migrate.granted", "node1", "agent", "node1"),
+    Fault("live_migration: begin", "node1", "nova-compute", "node1"),
+    Fault("live_migration: begin", "node1", "attest", "node1"),
+    Fault("migrate-out: agent.migrate.granted", "node1", "agent", "node1"),
     # libvirt asks the destination's agent
-    Fault("agent.admit.passed", "node3", "agent", "node1", short=True),
+    Fault(
+        "migrate-in: agent.admit.passed", "node3", "agent", "node1", short=True
+    ),
     # memory and blocks are crossing
-    Fault(RUNNING, "node1", "compute", "node1", short=True),
+    Fault(RUNNING, "node1", "nova-compute", "node1", short=True),
     Fault(RUNNING, "node1", "agent", "node1"),
-    Fault(RUNNING, "node3", "compute", "node1"),
+    Fault(RUNNING, "node3", "nova-compute", "node1"),
     Fault(RUNNING, "node3", "agent", "node1"),
     # the guest has moved
-    Fault("hook.post.begin", "node1", "compute", "node3", short=True),
-    Fault("hook.post.begin", "node1", "agent", "node3"),
-    Fault("hook.post.begin", "node1", "kms", "node3"),
     Fault(
-        *("hook.post_live_migration_at_destination.begin", "node3"),
+        "post_live_migration: begin",
+        "node1",
+        "nova-compute",
+        "node3",
+        short=True,
+    ),
+    Fault("post_live_migration: begin", "node1", "agent", "node3"),
+    Fault("post_live_migration: begin", "node1", "kms", "node3"),
+    Fault(
+        *("post_live_migration_at_destination: begin", "node3"),
         *("agent", "node3"),
     ),
     # nova itself gives up, and says so; the guest runs on
     Fault(
-        *("hook.post_live_migration_at_destination.begin", "node3"),
-        *("compute", "node3", "ERROR"),
+        *("post_live_migration_at_destination: begin", "node3"),
+        *("nova-compute", "node3", "ERROR"),
     ),
 )
 
@@ -115,36 +124,24 @@ def image(world: World, story: Story, second_host: Node) -> TrustedImage:
 
 
 @pytest.fixture(scope="module")
-def held(
+def hosts(
     world: World, second_host: Node
-) -> collections.abc.Iterator[tuple[Node, Node]]:
-    """Both hosts' programs stop where they are told to."""
-    nodes = (world.node1, world.node3)
-    for node in nodes:
-        node.options.command = ["python", "-m", "tests.minicloud.held.compute"]
-        node.options.env = SOURCES
-        node.options.extra = f"[DEFAULT]\nrpc_response_timeout = {PATIENCE}\n"
-        node.end("mh-agent")
-        world.product.start_agent(node, "tests.minicloud.held.agent")
-        world.cloud.restart_compute(node)
-    world.cloud.wait_computes()
-    for node in nodes:
-        world.agent_ready(node)
-    yield nodes
-    for node in nodes:
-        node.options.command, node.options.env = ["mh-nova-compute"], {}
-        node.options.extra = ""
-        node.end("mh-agent")
-        world.product.start_agent(node)
-        world.cloud.restart_compute(node)
-    world.cloud.wait_computes()
-    for node in nodes:
-        world.agent_ready(node)
+) -> collections.abc.Iterator[dict[str, Mortal]]:
+    """Both, whose programs stop where they are told to."""
+    options = f"[DEFAULT]\nrpc_response_timeout = {PATIENCE}\n"
+    made = [
+        Mortal(world, node, options) for node in (world.node1, world.node3)
+    ]
+    for host in made:
+        host.begin()
+    yield {host.node.name: host for host in made}
+    for host in made:
+        host.end()
 
 
 @pytest.fixture(scope="module")
 def server(
-    world: World, image: TrustedImage, held: tuple[Node, Node]
+    world: World, image: TrustedImage, hosts: dict[str, Mortal]
 ) -> collections.abc.Iterator[typing.Any]:
     made = world.boots("faults", image, conn=world.operator, host="node1")
     count(world, made)
@@ -152,31 +149,30 @@ def server(
     world.delete(made)
 
 
-def kill(world: World, node: Node, who: str) -> None:
-    if who == "agent":
-        node.kill("mh-agent")
-    elif who == "compute":
-        node.kill_compute()
+def kill(host: Mortal, who: str) -> None:
+    if who in SERVICES:
+        host.cloud.processes.kill(f"mh-{who}")
     else:
-        world.cloud.processes.kill(f"mh-{who}")
+        host.kill(who)
 
 
-def revive(world: World, node: Node, who: str) -> None:
+def revive(host: Mortal, who: str) -> None:
     if who == "kms":
-        world.product.start_kms()
+        host.product.start_kms()
     elif who == "attest":
-        world.product.start_attest()
-    elif who == "compute":
-        node.start_compute()
-        world.cloud.wait_computes()
-    else:
-        log = node.log("mh-agent")
+        host.product.start_attest()
+    elif who == "agent":
+        log = host.node.log("mh-agent")
         mark = log.stat().st_size
-        world.product.start_agent(node, "tests.minicloud.held.agent")
+        host.revive(who)
         wait_for(
             "a migration certificate",
-            lambda: "agent.migrate.certified" in world.log_since(log, mark),
+            lambda: (
+                "agent.migrate.certified" in host.world.log_since(log, mark)
+            ),
         )
+    else:
+        host.revive(who)
 
 
 def under_way(world: World, server: typing.Any) -> None:
@@ -202,25 +198,24 @@ def give_up(world: World, server: typing.Any) -> None:
         )
 
 
-def happen(world: World, server: typing.Any, fault: Fault) -> None:
+def happen(host: Mortal, server: typing.Any, fault: Fault) -> None:
     """Let it die there, and be started again."""
-    node = getattr(world, fault.at)
+    world = host.world
     if fault.step == RUNNING:
         under_way(world, server)
-        kill(world, node, fault.dies)
-        revive(world, node, fault.dies)
+        kill(host, fault.dies)
+        revive(host, fault.dies)
         give_up(world, server)
         return
-    with holding(node, fault.step) as reached:
+    with host.standing(fault.step):
         ask(world, server)
-        reached()
-        kill(world, node, fault.dies)
-        if fault.dies == "compute":
-            revive(world, node, fault.dies)
-    if fault.dies != "compute":
+    kill(host, fault.dies)
+    host.halt.go()
+    if fault.dies != "nova-compute":
         # it is away until nova has done what it does without it
         idle(world, server)
-        revive(world, node, fault.dies)
+    revive(host, fault.dies)
+    host.halt.clear()
 
 
 def idle(world: World, server: typing.Any) -> typing.Any:
@@ -263,10 +258,14 @@ def ready(world: World, server: typing.Any) -> None:
     "fault", [one for one in FAULTS if ALL or one.short], ids=str
 )
 def test_dies(
-    world: World, image: TrustedImage, server: typing.Any, fault: Fault
+    world: World,
+    image: TrustedImage,
+    hosts: dict[str, Mortal],
+    server: typing.Any,
+    fault: Fault,
 ) -> None:
     ready(world, server)
-    happen(world, server, fault)
+    happen(hosts[fault.at], server, fault)
     idle(world, server)
     wait_for(fault.end, lambda: host_of(world, server) == fault.end, 60)
     node, other = world.node1, world.node3

@@ -24,6 +24,8 @@ import re
 import sys
 import typing
 
+from tests.minicloud import patched
+
 ORDERS = pathlib.Path("/run/mystery-hill/foul")
 EXTRA = pathlib.Path("/run/mystery-hill/foul.img")
 
@@ -51,10 +53,8 @@ def tamper(xml: str, order: str) -> str:
 
 
 def _patch() -> None:
-    import nova.cmd.compute  # chooses the threading model: the first
     from nova.virt.libvirt.driver import LibvirtDriver
 
-    assert nova.cmd.compute
     honest = LibvirtDriver._get_guest_xml
 
     @functools.wraps(honest)
@@ -69,12 +69,5 @@ def _patch() -> None:
     LibvirtDriver._get_guest_xml = foul
 
 
-def main() -> int:
-    _patch()
-    from mh_nova.cmd import compute
-
-    return compute.main() or 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(patched.run(_patch))

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import sys
 
+from tests.minicloud import patched
+
 
 def _patch() -> None:
-    import nova.cmd.compute  # chooses the threading model: the first
-
     from mh_nova.hook.operations.incoming import Incoming
     from mh_nova.hook.operations.live_migration import LiveMigration
 
-    assert nova.cmd.compute
     LiveMigration._mh_can_migrate = (  # type: ignore[method-assign]
         lambda self, instance: False
     )
@@ -37,12 +36,5 @@ def _patch() -> None:
     )
 
 
-def main() -> int:
-    _patch()
-    from mh_nova.cmd import compute
-
-    return compute.main() or 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(patched.run(_patch))

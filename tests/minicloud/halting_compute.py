@@ -20,8 +20,18 @@ import sys
 import typing
 
 from tests.fixture.halting import Stops, from_environment
+from tests.minicloud import patched
 
 #: Verbs asked at any time, by nobody's operation.
+#: Of a live migration, by nova's names.
+LIVE = (
+    "check_can_live_migrate_source",
+    "live_migration",
+    "pre_live_migration",
+    "post_live_migration_at_destination",
+    "post_live_migration_at_source",
+    "rollback_live_migration_at_destination",
+)
 _QUIET = ("status", "ours", "lease", "abandoned", "sweep", "disks", "copy")
 
 
@@ -51,27 +61,32 @@ class _Chunks:
 
 
 def name_steps(stops: Stops) -> None:
-    """After nova has chosen its threading model."""
     from nova.virt.libvirt import utils as libvirt_utils
     from nova.virt.libvirt.driver import LibvirtDriver
     from nova.virt.libvirt.guest import Guest
 
     from mh_nova.hook import download
     from mh_nova.hook.agent_client import AgentClient
+    from mh_nova.hook.departure import Departure
     from mh_nova.hook.driver import TrustedLibvirtDriver
     from mh_nova.hook.launch import Launcher
     from mh_nova.hook.operations.snapshot import Snapshot
 
-    for method, operation in (
+    of_driver = (
         ("spawn", "spawn"),
         ("snapshot", "snapshot"),
         ("migrate_disk_and_power_off", "leave"),
         ("finish_migration", "arrive"),
         ("finish_revert_migration", "come back"),
         ("confirm_migration", "confirm"),
+        *((name, name) for name in LIVE),
+    )
+    for owner, method, operation in (
+        *((TrustedLibvirtDriver, *names) for names in of_driver),
+        (Departure, "post", "post_live_migration"),
     ):
         stops.wrap(
-            TrustedLibvirtDriver,
+            owner,
             method,
             before="begin",
             after="end",
@@ -92,21 +107,5 @@ def name_steps(stops: Stops) -> None:
     download.Unhashed.call = call  # type: ignore[method-assign]
 
 
-def main() -> int:
-    import nova.cmd.compute  # chooses the threading model: the first
-
-    parse = nova.cmd.compute.config.parse_args
-
-    def parsed(*args: typing.Any, **kw: typing.Any) -> None:
-        parse(*args, **kw)
-        # not before: nova's periodic tasks read their options when imported
-        name_steps(from_environment())
-
-    nova.cmd.compute.config.parse_args = parsed
-    from mh_nova.cmd import compute
-
-    return compute.main() or 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(patched.run(lambda: name_steps(from_environment())))

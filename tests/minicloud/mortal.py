@@ -40,10 +40,17 @@ COMPUTE = "tests.minicloud.halting_compute"
 class Mortal:
     """
     :param node: its agent and nova-compute run.
+    :param options: for its nova-compute, as they stand in ``nova.conf``.
     """
 
-    def __init__(self, world: World, node: Node) -> None:
-        self.world, self.node = world, node
+    # how soon nova looks for what moves of deleted servers left
+    SOON = (
+        "[DEFAULT]\ninstance_delete_interval = 5\n"
+        "running_deleted_instance_poll_interval = 5\n"
+    )
+
+    def __init__(self, world: World, node: Node, options: str = SOON) -> None:
+        self.world, self.node, self._options = world, node, options
         self.cloud, self.product = world.cloud, world.product
         self._extra = ""
         self.halt = Halt(node.folder / "run/mystery-hill/halt")
@@ -55,11 +62,7 @@ class Mortal:
         self.node.options.command = ["python", "-m", COMPUTE]
         self.node.options.env = SOURCES
         self._extra = self.node.options.extra
-        # how soon nova looks for what moves of deleted servers left
-        self.node.options.extra += (
-            "[DEFAULT]\ninstance_delete_interval = 5\n"
-            "running_deleted_instance_poll_interval = 5\n"
-        )
+        self.node.options.extra += self._options
         self.cloud.restart_compute(self.node)
         self.ready()
 
@@ -101,7 +104,7 @@ class Mortal:
         if victim == "agent":
             self.node.kill("mh-agent")
         elif victim == "nova-compute":
-            self.node.kill("nova-compute")
+            self.node.kill_compute()
         elif victim == "qemu":
             end_pids(self.qemu(server))
         else:
