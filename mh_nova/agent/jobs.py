@@ -65,10 +65,13 @@ class Snapshot:
 class Job:
     """
     :param name: of the file, in the instance's directory.
+    :param owed: a snapshot that somebody may have stored by now, and whose
+        key the key server has not got.
     """
 
     instance: str
     name: str
+    owed: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     future: "Future[Snapshot | None]" = field(default_factory=Future)
     ending: bool = False
@@ -134,6 +137,16 @@ class Jobs:
         self.unlink(instance, job.name)
         with self._lock:
             del self._all[instance]
+
+    def owed(self) -> list[tuple[Job, Snapshot]]:
+        """Snapshots that may be stored, without their keys."""
+        with self._lock:
+            jobs = [job for job in self._all.values() if job.owed]
+        return [
+            (job, made)
+            for job in jobs
+            if not job.ending and (made := job.future.result()) is not None
+        ]
 
     def end_all(self) -> None:
         for instance in list(self._all):

@@ -12,7 +12,10 @@
 """snapshot-check, snapshot, register: a disk becomes an image."""
 
 import hashlib
+import logging
 import os
+import threading
+import time
 import uuid
 
 from mh_core import jose
@@ -28,8 +31,11 @@ from mh_nova.agent.jobs import SNAPSHOT, Job, Snapshot
 from mh_nova.agent.measure import Measured
 from mh_nova.agent.store import DiskRecord
 
+LOG = logging.getLogger(__name__)
 EVENT = "agent.snapshot"
 _CHUNK = 1024 * 1024
+#: Seconds that a beginning nova-compute waits for keys to be registered.
+_PATIENCE = 5.0
 
 
 class Snapshotting(Copying):
@@ -215,15 +221,45 @@ class Snapshotting(Copying):
             raise Denied(
                 EVENT + ".writer", "the file was written to meanwhile"
             )
+        self._register(job, made)
+
+    def sweep(self) -> None:
+        """nova-compute began anew. What its predecessor may have stored is
+        registered all the same: an image without a key opens for nobody,
+        and looks like one that does.  A key without an image does no harm.
+        """
+        threads = [
+            threading.Thread(
+                target=self._settle, args=owed, name="settle", daemon=True
+            )
+            for owed in self._jobs.owed()
+            if holds(owed[1].fd)
+        ]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + _PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        super().sweep()
+
+    def _settle(self, job: Job, made: Snapshot) -> None:
+        try:
+            self._register(job, made)
+        except MHError as exc:
+            LOG.warning("%s.unregistered: %s: %s", EVENT, job.instance, exc)
+
+    def _register(self, job: Job, made: Snapshot) -> None:
+        """:raises MHError: of the key server, ``agent.kms.*``."""
         self._p.guard.require()
         try:
             self._upload(made)
         except Unavailable:
             # it may have been the answer that was lost
             self._upload(made)
+        job.owed = False
         self._p.journal.write(
             EVENT + ".registered",
-            instance,
+            job.instance,
             image=made.claims.image,
             key_id=made.claims.key_id,
         )

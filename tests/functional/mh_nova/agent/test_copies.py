@@ -282,6 +282,63 @@ def test_a_key_server_that_does_not_take_it(
     )
 
 
+def test_nova_compute_dies_before_the_key_is_registered(
+    world: World, registry: Registry
+) -> None:
+    """It may have stored the image: its successor has the key brought."""
+    stopped(world)
+    path, made = snapshot(world)
+    world.launcher.sweep()
+    assert registry.claims.key_id == made["key_id"]
+    assert registry.claims.manifest_digest == manifests.digest(
+        made["manifest"]
+    )
+    assert len(registry.dek) == 32
+    assert world.events()[-1] == "agent.snapshot.registered"
+    assert left(world) == []
+    world.launcher.sweep()
+    assert len(registry.sent) == 1
+
+
+def test_nova_compute_dies_and_the_key_was_registered(
+    world: World, registry: Registry
+) -> None:
+    stopped(world)
+    snapshot(world)
+    world.launcher.register(world.instance)
+    world.launcher.sweep()
+    assert len(registry.sent) == 1
+    assert left(world) == []
+
+
+def test_nova_compute_dies_before_it_knew_of_the_image(
+    world: World, registry: Registry
+) -> None:
+    """It cannot have stored it: no key without an image."""
+    stopped(world)
+    world.launcher.snapshot(world.instance, str(uuid.uuid4()))
+    end = time.monotonic() + 60
+    while world.events()[-1] != "agent.snapshot.measured":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    world.launcher.sweep()
+    assert registry.sent == []
+    assert left(world) == []
+
+
+def test_nova_compute_dies_and_the_key_server_is_away(
+    world: World, registry: Registry
+) -> None:
+    """Said in the log; the new nova-compute begins all the same."""
+    stopped(world)
+    snapshot(world)
+    registry.fail = 2
+    world.launcher.sweep()
+    assert len(registry.sent) == 2
+    assert "agent.snapshot.registered" not in world.events()
+    assert left(world) == []
+
+
 # Whose keys
 
 
