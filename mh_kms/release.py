@@ -282,8 +282,17 @@ def _ticket(
     else:
         with step("kms.release.ticket"):
             hashed = tickets.digest(request.ticket)
+        # a rescue's image stands beside the instance's own; any other
+        # ticket is of the image that it has from now on
+        also = (
+            known.manifests
+            if known is not None
+            and request.purpose == "rescue"
+            and known.project in ("", request.project)
+            else ()
+        )
         if not tickets.spend(
-            connection, key_id, hashed, name, manifest, entry.now
+            connection, key_id, hashed, name, manifest, entry.now, also
         ):
             raise Denied(
                 "kms.release.ticket",

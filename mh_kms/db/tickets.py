@@ -121,8 +121,11 @@ def spend(
     instance: str,
     manifest: str,
     now: int,
+    also: Collection[str] = (),
 ) -> bool:
     """Use a ticket once, and remember on which instance.
+
+    :param also: manifests that the instance needs no ticket for either.
 
     False: unknown, of another key, used up, late, or for other manifests.
     """
@@ -141,6 +144,10 @@ def spend(
         "insert or replace into instances"
         " (key_id, instance, manifests, ticket, created_at)"
         " values (?, ?, ?, ?, ?)",
-        (key_id, instance, row[0], hashed, now),
+        (
+            *(key_id, instance),
+            json.dumps(sorted({*json.loads(row[0]), *also})),
+            *(hashed, now),
+        ),
     )
     return True

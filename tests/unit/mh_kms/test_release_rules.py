@@ -168,6 +168,31 @@ def test_ticket_for_another_manifest(world: World) -> None:
     launch.passes(manifest_digest=other, ticket=ticket)
 
 
+def test_a_rescue_with_another_image_of_the_key(world: World) -> None:
+    """The instance still starts from its own."""
+    purposes = ["launch", "start", "rescue"]
+    launch = Launch(world, tickets="required", purposes=purposes)
+    launch.passes(ticket=world.ticket(launch.key, launch.manifest))
+    other = world.register(launch.key, virtual_size=1 << 21)
+    beside = {"manifest_digest": other, "purpose": "rescue"}
+    launch.passes(**beside, ticket=world.ticket(launch.key, other))
+    assert world.audit(launch.key)[-1]["ticket"] == "spent"
+    launch.passes(purpose="rescue")
+    launch.passes(purpose="start")
+    launch.passes(**beside)
+    # rebuilt from a third, it has no other
+    third = world.register(launch.key, virtual_size=1 << 22)
+    launch.passes(
+        manifest_digest=third, ticket=world.ticket(launch.key, third)
+    )
+    request = replace(launch.request, manifest_digest=other)
+    launch.refused(
+        world.release(launch.key, request),
+        "kms.release.ticket",
+        "kms.ticket.form",
+    )
+
+
 def test_an_instance_stays_in_its_project(world: World) -> None:
     launch = Launch(world, tickets="required", projects=[PROJECT, "other"])
     launch.passes(ticket=world.ticket(launch.key, launch.manifest))
