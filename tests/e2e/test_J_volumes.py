@@ -21,6 +21,7 @@ import typing
 import pytest
 
 from tests.minicloud import guest
+from tests.minicloud.disks import Plugged
 from tests.minicloud.story import Story
 from tests.minicloud.volumes.tenant import Volumes
 from tests.minicloud.world import PLAIN_FLAVOR, TRUSTED_FLAVOR, World
@@ -61,7 +62,7 @@ def test_a_plain_server_has_a_volume(
 ) -> None:
     """Attached while it runs; there after a hard reboot; out while it runs;
     in another server with what the first one wrote; free after that."""
-    node = world.node1
+    node, written = world.node1, b"\xa5" * 4096
     server = boots(world, "plain-volume", plain)
     volume = volumes.create("plain")
     try:
@@ -69,17 +70,19 @@ def test_a_plain_server_has_a_volume(
         assert [one["server_id"] for one in found.attachments] == [server.id]
         disks = volumes.sources(node, server)
         assert disks["vdb"] == str(volumes.file(volume))
-        volumes.write(node, server, volume, 0xA5)
+        assert Plugged(world, server).read(volume.id, 0, 4096) == bytes(4096)
+        Plugged(world, server).write(volume.id, 0, 0xA5)
         world.tenant.compute.reboot_server(server.id, "HARD")
         world.settle(server, "ACTIVE")
         guest.wait_console(world.admin, server, plain[1])
         assert volumes.sources(node, server) == disks
+        assert Plugged(world, server).read(volume.id, 0, 4096) == written
         volumes.unplug(node, server, volume)
         assert list(volumes.sources(node, server)) == ["vda"]
     finally:
         world.delete(server)
     # in the clear: that is what a volume of a plain server is
-    assert volumes.content(volume, 4096) == b"\xa5" * 4096
+    assert volumes.content(volume, 4096) == written
     other = boots(world, "plain-volume-2", plain)
     try:
         world.tenant.compute.stop_server(other.id)
@@ -89,7 +92,7 @@ def test_a_plain_server_has_a_volume(
         volumes.attach(other, volume)
         world.tenant.compute.start_server(other.id)
         world.settle(other, "ACTIVE")
-        assert volumes.sources(node, other) == disks
+        assert Plugged(world, other).read(volume.id, 0, 4096) == written
     finally:
         world.delete(other)
     assert volumes.wait(volume, "available").attachments == []

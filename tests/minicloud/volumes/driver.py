@@ -20,10 +20,10 @@ QEMU without connecting anything.  What nova's block device mapping holds::
     {"driver_volume_type": "gpfs",
      "data": {"name": "volume-UUID", "device_path": "FOLDER/volume-UUID",
               "qos_specs": null, "access_mode": "rw", "encrypted": false,
-              "cacheable": false},
-     "status": "attaching", "instance": "UUID of the server",
-     "attached_at": "", "detached_at": "", "serial": "UUID",
-     "volume_id": "UUID", "enforce_multipath": true}
+              "cacheable": false, "enforce_multipath": true},
+     "status": "reserved", "instance": "UUID of the server",
+     "attached_at": "", "detached_at": "", "volume_id": "UUID",
+     "serial": "UUID"}
 
 and in the domain: ``<disk type='file' device='disk'>`` with ``<driver
 name='qemu' type='raw' cache='none' io='native'/>``, ``<source

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import typing
 
@@ -94,21 +93,6 @@ class Volumes:
 
         wait_until(test, 60, f"volume {volume.name} to be out", pause=2)
         return self.show(volume)
-
-    def write(
-        self, node: Node, server: Server, volume: Volume, byte: int
-    ) -> None:
-        """4 KiB at the beginning, as if its guest had: by the block layer
-        of its QEMU.  The guests of ``bootimage`` cannot: firmware that
-        libvirt starts knows no disk but the one it boots from."""
-        command = ("qemu-monitor-command", server.id)
-        blocks = json.loads(
-            node.virsh(*command, '{"execute": "query-block"}').stdout
-        )["return"]
-        # named after the volume, by nova
-        [device] = [one["qdev"] for one in blocks if volume.id in one["qdev"]]
-        words = f'qemu-io -d {device} "write -P {byte} 0 4096"'
-        node.virsh(*command, "--hmp", words)
 
     def delete(self, volume: Volume) -> None:
         """Until its file, too, is gone."""
