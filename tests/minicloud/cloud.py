@@ -361,7 +361,8 @@ class Cloud:
 
     def cinder(self) -> None:
         """Start Cinder, unless it runs."""
-        Cinder(self.controller).start()
+        step = steps.Step("cinder", Cinder(self.controller).start)
+        steps.run_all([step], self.report)
 
     def restart_scheduler(self) -> None:
         self.configure()

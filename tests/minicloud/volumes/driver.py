@@ -25,9 +25,12 @@ QEMU without connecting anything.  What nova's block device mapping holds::
      "attached_at": "", "detached_at": "", "volume_id": "UUID",
      "serial": "UUID"}
 
-and in the domain: ``<disk type='file' device='disk'>`` with ``<driver
-name='qemu' type='raw' cache='none' io='native'/>``, ``<source
-file='FOLDER/volume-UUID'/>``, ``<serial>UUID</serial>``.
+and in the domain::
+
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='FOLDER/volume-UUID'/><target dev='vdb' bus='virtio'/>
+      <serial>UUID</serial><alias name='ua-UUID'/></disk>
 """
 
 from __future__ import annotations
