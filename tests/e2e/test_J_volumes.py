@@ -96,6 +96,9 @@ def test_a_plain_server_has_a_volume(
     finally:
         world.delete(other)
     assert volumes.wait(volume, "available").attachments == []
+    volumes.storage.extend_volume(volume, 2)
+    assert volumes.wait(volume, "available").size == 2
+    assert volumes.file(volume).stat().st_size == 2 << 30
     volumes.delete(volume)
 
 
