@@ -38,6 +38,20 @@ from tests.minicloud.world import TRUSTED_FLAVOR, TrustedImage, World
 LARGER = "m1.small2.trusted"
 #: Seconds for one operation to end.
 SETTLE = 120.0
+#: Seconds for a move that was cut off to end.
+MOVED = 60.0
+#: nova's words for a migration that has not.
+MOVING = frozenset(
+    {
+        "accepted",
+        "queued",
+        "preparing",
+        "running",
+        "pre-migrating",
+        "migrating",
+        "post-migrating",
+    }
+)
 #: Seconds between an operation and a kill, at most.
 KILL_AFTER = 3.0
 STATES = frozenset(
@@ -158,6 +172,10 @@ class Step:
     seconds: float
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 class Model:
     """
     :param hosts: trusted ones, between which instances move.
@@ -170,7 +188,7 @@ class Model:
         image: TrustedImage,
         hosts: collections.abc.Sequence[Node],
         seed: int,
-        say: collections.abc.Callable[[str], None] = print,
+        say: collections.abc.Callable[[str], None] = _say,
     ) -> None:
         self.world = world
         self.image = image
@@ -293,6 +311,23 @@ class Model:
         )
         return str(found.status)
 
+    def _moved(self, server: str) -> None:
+        """Wait for the end of a move that was cut off.
+
+        A nova-compute that starts again puts an instance it finds in
+        ``resize_prep`` back to rest, and only then reads the message which
+        tells it to move that instance; the move ends in ERROR, later.
+        """
+        end = time.monotonic() + MOVED
+        while time.monotonic() < end:
+            answer = self.world.admin.compute.get(
+                "/os-migrations", params={"instance_uuid": server}
+            )
+            found = answer.json()["migrations"]
+            if all(one["status"] not in MOVING for one in found):
+                return
+            time.sleep(0.5)
+
     def _mend(self, number: int, server: str) -> None:
         """A way back out of ERROR, as the operator has it."""
         if not guest.fault(self._get(server)):
@@ -327,9 +362,10 @@ class Model:
             self.world.product.start_agent(node)
             self.world.agent_ready(node)
         else:
-            node.kill("nova-compute")
+            node.kill_compute()
             node.start_compute()
             self.world.cloud.wait_computes()
+            self._moved(server)
         return f"{victim} on {node.name}"
 
     # -- words
