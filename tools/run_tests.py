@@ -11,72 +11,113 @@
 # under the License.
 """Every test, in two lanes at once, the fast ones first in each.
 
-The end-to-end tests mostly wait for a cloud; the others mostly compute. What
-the latter print is kept until each group has ended, so that the two do not
-mix.
+The end-to-end tests mostly wait for a cloud; the others mostly compute. So
+the two go side by side, and whichever lane is free sooner takes the later
+modules of the end-to-end tests, with one more cloud in a network of its own.
+What the groups of that lane print is kept until each has ended, so that the
+two do not mix.
 """
 
 import concurrent.futures
+import dataclasses
+import os
+import pathlib
 import subprocess
 import sys
 import time
 
-UNIT = "tests/unit"
+TOP = pathlib.Path(__file__).resolve().parents[1]
+E2E = TOP / "tests" / "e2e"
+#: The first module that needs nothing of those before it, but for a cloud.
+LATER = "test_F"
 #: pytest: tests ran, and some failed.
 FAILED = 1
-KEPT = (UNIT, "tests/functional")
-LANES = (KEPT, ("tests/minicloud", "tests/e2e"))
+#: A network with a loopback and nothing else.
+ALONE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "-")
 
 
-def pytest(group: str, *more: str) -> int:
-    """One run; its output at once, or where it would mix, at its end."""
-    cache = f"cache_dir=run/cache/pytest-{group.rpartition('/')[2]}"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", cache]
-        + ["--durations=15", *more, group],
-        stdout=subprocess.PIPE if group in KEPT else None,
-        stderr=subprocess.STDOUT if group in KEPT else None,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.stdout:
-        print(done.stdout, flush=True)
-    return done.returncode
-
-
-def run(group: str) -> bool:
-    """One group of tests.
-
-    What failed is run once more by itself, since a busy machine lets real
-    parts miss their time; what fails twice is the verdict, and what did not
-    is there to read.
+@dataclasses.dataclass(frozen=True)
+class Group:
     """
-    begin = time.monotonic()
-    if group not in KEPT:
-        print(f"== {group}", flush=True)
-    code = pytest(group)
-    if code == FAILED and group != UNIT:
-        print(f"== {group}: what failed, once more", flush=True)
-        code = pytest(group, "--last-failed", "--last-failed-no-failures=none")
-    print(f"== {group}: {time.monotonic() - begin:.0f} s", flush=True)
-    return code == 0
+    :param alone: has a network, and a cloud's folder, of its own.
+    :param kept: what it prints is kept until it has ended.
+    :param again: what failed is run once more by itself, since a busy
+        machine lets real parts miss their time; what fails twice is the
+        verdict, and what did not is there to read.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    alone: bool = False
+    kept: bool = False
+    again: bool = True
+
+    def pytest(self, *more: str) -> int:
+        cache = f"cache_dir=run/cache/pytest-{self.name}"
+        env = dict(os.environ)
+        if self.alone:
+            env["MH_CLOUD_BASE"] = str(TOP / "run" / "cloud2")
+        done = subprocess.run(
+            [*(ALONE if self.alone else ()), sys.executable, "-m", "pytest"]
+            + ["-q", "-o", cache, "--durations=25", *more, *self.paths],
+            stdout=subprocess.PIPE if self.kept else None,
+            stderr=subprocess.STDOUT if self.kept else None,
+            env=env,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.stdout:
+            print(done.stdout, flush=True)
+        return done.returncode
+
+    def run(self) -> bool:
+        begin = time.monotonic()
+        print(f"== {self.name}", flush=True)
+        code = self.pytest()
+        if code == FAILED and self.again:
+            print(f"== {self.name}: what failed, once more", flush=True)
+            code = self.pytest(
+                "--last-failed", "--last-failed-no-failures=none"
+            )
+        took = time.monotonic() - begin
+        print(f"== {self.name}: {took:.0f} s, exit {code}", flush=True)
+        return code == 0
 
 
-def lane(groups: tuple[str, ...]) -> list[str]:
+def lanes() -> tuple[tuple[Group, ...], ...]:
+    """The end-to-end tests are divided where networks can be."""
+    unit = Group("unit", ("tests/unit",), kept=True, again=False)
+    functional = Group("functional", ("tests/functional",), kept=True)
+    minicloud = Group("minicloud", ("tests/minicloud",))
+    whole = sorted(f"tests/e2e/{path.name}" for path in E2E.glob("test_*.py"))
+    probe = subprocess.run([*ALONE, "true"], check=False)
+    if probe.returncode:
+        return (unit, functional), (minicloud, Group("e2e", tuple(whole)))
+    cut = f"tests/e2e/{LATER}"
+    sooner = tuple(path for path in whole if path < cut)
+    later = tuple(path for path in whole if path >= cut)
+    return (
+        (unit, functional, Group("e2e-2", later, alone=True, kept=True)),
+        (minicloud, Group("e2e-1", sooner)),
+    )
+
+
+def lane(groups: tuple[Group, ...]) -> list[str]:
     """Groups in order, to the first that fails, which is returned."""
     for group in groups:
-        if not run(group):
-            return [group]
+        if not group.run():
+            return [group.name]
     return []
 
 
 def main() -> int:
     """0 only where everything passed."""
     failed: list[str] = []
-    with concurrent.futures.ThreadPoolExecutor(len(LANES)) as pool:
-        for found in pool.map(lane, LANES):
-            failed += found
+    found = lanes()
+    with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
+        for names in pool.map(lane, found):
+            failed += names
     if failed:
         print("failed: " + ", ".join(failed))
     return 1 if failed else 0
