@@ -402,9 +402,12 @@ def test_moved_with_it(
             ready.operator.compute.live_migrate_server(
                 made, host=second_host.name, block_migration="auto"
             )
+        wait_for(
+            "the refusal",
+            lambda: "hook.refused.migration-volumes" in server.reasons(),
+        )
         server.settle("ACTIVE")
         server.on(ready.node1)
-        assert "hook.refused.migration-volumes" in server.reasons()
         with server.asking(second_host, "attach"):
             server.migrate(second_host)
             server.settle("VERIFY_RESIZE")
