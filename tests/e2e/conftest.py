@@ -27,9 +27,19 @@ from tests.minicloud.world import World
 
 
 @pytest.fixture(scope="session")
-def product() -> collections.abc.Iterator[TrustedCloud]:
+def product(
+    request: pytest.FixtureRequest,
+) -> collections.abc.Iterator[TrustedCloud]:
+    """With Cinder, where a module of the run has ``VOLUMES``."""
     base = os.environ.get("MH_CLOUD_BASE")
-    product = TrustedCloud(Cloud(pathlib.Path(base) if base else None))
+    modules = {item.getparent(pytest.Module) for item in request.session.items}
+    volumes = any(
+        module is not None and getattr(module.obj, "VOLUMES", False)
+        for module in modules
+    )
+    product = TrustedCloud(
+        Cloud(pathlib.Path(base) if base else None, volumes=volumes)
+    )
     try:
         product.start()
         yield product

@@ -26,6 +26,7 @@ from tests.minicloud.story import Story
 from tests.minicloud.volumes.tenant import Volumes
 from tests.minicloud.world import PLAIN_FLAVOR, TRUSTED_FLAVOR, World
 
+VOLUMES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 
 

@@ -37,6 +37,7 @@ from tests.minicloud.trusted import wait_for
 from tests.minicloud.volumes.tenant import Volume, Volumes
 from tests.minicloud.world import TrustedImage, World
 
+VOLUMES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(900)]
 
 PURPOSES = ("launch", "start", "migrate-in", "resize", "attach")

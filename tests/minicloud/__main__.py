@@ -52,15 +52,17 @@ def main() -> int:
     env = commands.add_parser("env", help="print variables to source")
     env.add_argument("user", choices=("admin", "tenant", "other"))
     choice = parser.parse_args()
-    cloud = Cloud(choice.base, report=_report)
+    cloud = Cloud(
+        choice.base,
+        volumes=getattr(choice, "volumes", False),
+        report=_report,
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     begun = time.monotonic()
     try:
         if choice.command == "start":
             try:
                 cloud.start(fresh=choice.fresh)
-                if choice.volumes:
-                    cloud.cinder()
             except BaseException:
                 cloud.stop()
                 raise

@@ -60,7 +60,8 @@ class Cloud:
     keystone.conf, placement.conf, cinder.conf, scheduler.conf,
     conductor.conf and nova-compute.conf for both hosts) to text appended to
     it; one host's own is `cloud.node1.options.extra`.  `before_computes` is
-    called when all but the nova-computes run.
+    called when all but the nova-computes run.  With `volumes` there is a
+    Cinder; a cloud that once had one keeps it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Cloud:
         extra: collections.abc.Mapping[str, str] | None = None,
         venv: pathlib.Path | None = None,
         before_computes: collections.abc.Callable[[Cloud], None] | None = None,
+        volumes: bool = False,
         report: steps.Report | None = None,
     ) -> None:
         self.where = layout.Layout(
@@ -78,6 +80,7 @@ class Cloud:
         )
         self.extra = dict(extra or {})
         self.before_computes = before_computes
+        self._volumes = volumes
         self.report = report
         self.processes = Supervisor(
             self.where.pids, self.where.log, self.where.base
@@ -189,6 +192,14 @@ class Cloud:
                     node.name,
                     node.start,
                     tuple(f"{other.name} tpm" for other in self.nodes),
+                )
+            )
+        if self.volumes:
+            plan.append(
+                steps.Step(
+                    "cinder",
+                    Cinder(control).start,
+                    ("people", "rabbitmq", "glance"),
                 )
             )
         everything = tuple(step.name for step in plan)
@@ -311,6 +322,8 @@ class Cloud:
         if unknown:
             raise ValueError(f"no such configuration file: {unknown}")
         for name, text in config.FILES.items():
+            if self.volumes and name in config.WITH_VOLUMES:
+                text += config.NOVA_VOLUMES
             (self.where.etc / name).write_text(
                 config.render(text, names, self.extra.get(name, ""))
             )
@@ -359,10 +372,10 @@ class Cloud:
             self.wait_computes()
         return node
 
-    def cinder(self) -> None:
-        """Start Cinder, unless it runs."""
-        step = steps.Step("cinder", Cinder(self.controller).start)
-        steps.run_all([step], self.report)
+    @property
+    def volumes(self) -> bool:
+        """Whether there is a Cinder."""
+        return self._volumes or Cinder(self.controller).complete
 
     def restart_scheduler(self) -> None:
         self.configure()

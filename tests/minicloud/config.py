@@ -179,9 +179,6 @@ endpoint_override = @GLANCE@
 [neutron]
 endpoint_override = @NEUTRON@
 {_auth("nova", True)}
-[cinder]
-endpoint_template = @CINDER@
-{_auth("nova", True).replace("region_name", "os_region_name")}
 [scheduler]
 workers = 1
 discover_hosts_in_cells_interval = 2
@@ -206,6 +203,16 @@ available_filters = nova.scheduler.filters.all_filters
 enabled_filters = ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter
 track_instance_changes = false
 """
+
+# Only where Cinder runs: Nova asks it at each reboot, and takes a service
+# that is not in the catalogue for granted, but not one that does not answer.
+NOVA_VOLUMES = f"""\
+[cinder]
+endpoint_template = @CINDER@
+{_auth("nova", True).replace("region_name", "os_region_name")}
+"""
+
+WITH_VOLUMES = ("nova.conf", "nova-compute.conf")
 
 _NOVA_DB = """\
 [api_database]

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 import typing
 
@@ -28,11 +29,20 @@ URL = f"http://{ADDRESS}:{PORTS['cinder']}/v3/%(project_id)s"
 
 
 class Cinder:
-    """Off until `start`: who does not need it does not pay for it."""
+    """Only where it is wanted: who does not need it does not pay for it."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._where = controller.where
+
+    @property
+    def complete(self) -> bool:
+        """It was set up, and is in the catalogue."""
+        return self._mark.exists()
+
+    @property
+    def _mark(self) -> pathlib.Path:
+        return self._where.state / "cinder" / "complete"
 
     def start(self) -> None:
         """Until it can make volumes; nothing happens where it runs."""
@@ -47,8 +57,7 @@ class Cinder:
             )
 
     def _set_up(self) -> None:
-        mark = self._where.state / "cinder" / "complete"
-        if mark.exists():
+        if self.complete:
             return
         setup = Setup(self._controller)
         self._controller.sql("create database if not exists cinder;")
@@ -63,7 +72,7 @@ class Cinder:
                 ("admin", "service"),
             )
             setup.endpoint(identity, "cinder", "volumev3", URL)
-        mark.touch()
+        self._mark.touch()
 
     def _daemons(self) -> None:
         conf = self._where.etc / "cinder.conf"

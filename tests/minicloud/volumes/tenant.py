@@ -25,13 +25,13 @@ Server = typing.Any
 
 
 class Volumes:
-    """Of the tenant's project; the first one starts Cinder."""
+    """Of the tenant's project, in a cloud with volumes."""
 
     def __init__(self, world: World) -> None:
-        world.cloud.cinder()
+        if not world.cloud.volumes:
+            raise CloudError("this cloud was started without volumes")
         self.world = world
-        # Whoever connected before does not find it in the catalogue.
-        self.storage = world.cloud.connect("tenant").block_storage
+        self.storage = world.tenant.block_storage
         self.compute = world.tenant.compute
         self.folder = world.cloud.where.state / "volumes"
 
