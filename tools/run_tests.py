@@ -24,6 +24,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
@@ -57,16 +58,22 @@ class Group:
         env = dict(os.environ)
         if self.alone:
             env["MH_CLOUD_BASE"] = str(TOP / "run" / "cloud2")
-        done = subprocess.run(
-            [*(ALONE if self.alone else ()), sys.executable, "-m", "pytest"]
-            + ["-q", "-o", cache, "--durations=25", *more, *self.paths],
-            stdout=subprocess.PIPE if self.kept else None,
-            stderr=subprocess.STDOUT if self.kept else None,
-            env=env,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        # else some GiB of the functional tests stay, and are read by each
+        # search of the end-to-end tests for what must not be on a disk
+        with tempfile.TemporaryDirectory(
+            prefix="mh-", ignore_cleanup_errors=True
+        ) as folder:
+            done = subprocess.run(
+                [*(ALONE if self.alone else ()), sys.executable]
+                + ["-m", "pytest", "-q", "-o", cache, "--durations=25"]
+                + [f"--basetemp={folder}/t", *more, *self.paths],
+                stdout=subprocess.PIPE if self.kept else None,
+                stderr=subprocess.STDOUT if self.kept else None,
+                env=env,
+                text=True,
+                errors="replace",
+                check=False,
+            )
         if done.stdout:
             print(done.stdout, flush=True)
         return done.returncode
