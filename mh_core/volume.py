@@ -19,18 +19,13 @@ the volume's own; that uuid stands in the volume's LUKS header as well, so a
 volume in another's place is noticed, and would not open.
 """
 
-import struct
 import uuid
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
-from mh_core.errors import InputError
+from mh_core.image.overlay import expand
 from mh_core.request import ATTACH as ATTACH
 from mh_core.request import MAX_VOLUMES as MAX_VOLUMES
 from mh_core.request import VOLUME, Disk
 
-EVENT = "core.volume"
 LABEL = b"mh/volume/v1"
 CIPHER_MODE = "xts-plain64"
 #: Bytes of the LUKS header of a volume; the guest sees what is behind it.
@@ -41,23 +36,15 @@ _NAMESPACE = uuid.UUID("d3c1e7b4-4f0e-4d58-9a53-0c7f2a5b6e90")
 def volume_key(root: bytes, volume: uuid.UUID) -> bytes:
     """The key of one volume, of whichever instance.
 
-    HKDF-Expand with SHA-256 over ``root``; info is the label
-    ``mh/volume/v1`` and the volume's uuid (16 bytes), each after its length
-    in 4 bytes, big-endian.
+    :func:`mh_core.image.overlay.expand` with the label ``mh/volume/v1`` and
+    the volume's uuid (16 bytes).
 
     :param root: the overlay root of the tenant's key, 32 bytes.
     :param volume: the cloud's uuid of the volume.
     :returns: 32 bytes.
-    :raises InputError: ``core.volume.root``.
+    :raises InputError: ``core.image.overlay.root``.
     """
-    if len(root) != 32 or not any(root):
-        raise InputError(
-            EVENT + ".root", "an overlay root is 32 bytes, not all zero"
-        )
-    info = b"".join(
-        struct.pack(">I", len(part)) + part for part in (LABEL, volume.bytes)
-    )
-    return HKDFExpand(hashes.SHA256(), 32, info).derive(root)
+    return expand(root, LABEL, volume.bytes)
 
 
 def secret_uuid(volume: str) -> str:

@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mh_core.errors import Denied, NotFound
-from mh_nova.agent.hashing import GrowingHash, hash_file
+from mh_nova.agent.hashing import GrowingHash
 from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.paths import (
     BASE_DIR,
@@ -44,7 +44,7 @@ from mh_nova.agent.paths import (
     base_name,
     open_at,
 )
-from mh_nova.agent.protect import Protection
+from mh_nova.agent.protect import Protection, read_through
 from mh_nova.agent.store import BaseRecord, Store
 
 LOG = logging.getLogger(__name__)
@@ -321,12 +321,7 @@ class Bases:
         LOG.info("%s: hashing base %s", "agent.hash.base", name)
         # before the hash, so that it is of the bytes this stands for
         digest = self._protection.digest(fd)
-        try:
-            hashed = hash_file(fd)
-        except OSError as exc:
-            raise Denied(
-                "agent.hash.read", "the image cannot be read"
-            ) from exc
+        hashed = read_through(fd)
         if not holds(fd):
             raise Denied(EVENT, "written to while it was hashed")
         self._protection.note(name, hashed, digest)

@@ -122,7 +122,7 @@ def build(folder: pathlib.Path, marker: bytes = b"") -> Disk:
     :param folder: the parts that take long are made once and kept here.
     :param marker: content of the file /marker in the root file system.
     """
-    base = _cached(folder)
+    base = cached(folder)
     token = "debian-" + secrets.token_hex(8)
     raw = folder / f"{token}.raw"
     path = folder / f"{token}.qcow2"
@@ -135,6 +135,34 @@ def build(folder: pathlib.Path, marker: bytes = b"") -> Disk:
     finally:
         raw.unlink()
     return Disk(path, token)
+
+
+def boot_files(
+    disk: pathlib.Path, folder: pathlib.Path
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Kernel and initrd of a disk of this recipe, copied to a folder."""
+    start = BOOT_START * SECTOR
+    found = folder / "vmlinuz", folder / "initrd.img"
+    for path in found:
+        _run(
+            *("mcopy", "-n", "-o", "-i", f"{disk}@@{start}"),
+            *(f"::{path.name}", path),
+        )
+    return found
+
+
+def extend(
+    initrd: pathlib.Path,
+    entries: collections.abc.Sequence[tuple[str, int, bytes]],
+) -> None:
+    """Put files over those of an initrd: the kernel unpacks one archive
+    after the other.
+
+    :param entries: as :func:`cpio`.
+    """
+    with initrd.open("ab") as file:
+        file.write(bytes(-file.tell() % 512))
+        file.write(cpio(entries))
 
 
 def _run(
@@ -169,7 +197,7 @@ def _put(disk: pathlib.Path, name: str, content: bytes) -> None:
         source.unlink()
 
 
-def _cached(folder: pathlib.Path) -> pathlib.Path:
+def cached(folder: pathlib.Path) -> pathlib.Path:
     """The disk without a token, made unless this recipe's is there."""
     recipe = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)

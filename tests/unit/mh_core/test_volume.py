@@ -82,7 +82,7 @@ def test_a_root_that_is_none() -> None:
     for root in (b"", bytes(32), ROOT + b"x"):
         with pytest.raises(InputError) as caught:
             volume.volume_key(root, VOLUME)
-        assert caught.value.event == "core.volume.root"
+        assert caught.value.event == "core.image.overlay.root"
 
 
 def test_the_header_is_as_long_as_it_says() -> None:
