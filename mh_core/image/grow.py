@@ -16,8 +16,8 @@ The clusters of the new part are unallocated, so nothing is encrypted for it:
 two fields of the header change, ``size`` and ``l1_size``.  The L1 table
 keeps its place; it may grow into the rest of its last cluster, which belongs
 to it alone and holds nothing.  With clusters of 64 KiB a table of one
-cluster covers 4 TiB, so an image that ``mh_core.image.overlay`` wrote can
-grow to the next multiple of that.
+cluster covers 4 TiB, or 2 TiB with subclusters, so an image that
+``mh_core.image.overlay`` wrote can grow to the next multiple of that.
 
 Source: QEMU docs/interop/qcow2 ("Header", "Host cluster management").
 """
@@ -27,12 +27,16 @@ import struct
 
 from mh_core.errors import InputError
 from mh_core.image.qcow2 import read_at
-from mh_core.image.qcow2_header import MAX_L1_BYTES, Qcow2Header
+from mh_core.image.qcow2_header import (
+    ENTRY,
+    INCOMPATIBLE_EXTENDED_L2,
+    MAX_L1_BYTES,
+    Qcow2Header,
+)
 
 #: ``size``, ``crypt_method`` and ``l1_size`` are neighbours in the header.
 _FIELDS = struct.Struct(">QII")
 _OFFSET = 24
-_ENTRY = 8
 
 
 def _bad(cause: str, message: str) -> InputError:
@@ -42,9 +46,9 @@ def _bad(cause: str, message: str) -> InputError:
 def limit(header: Qcow2Header) -> int:
     """The largest virtual size, in bytes, that the L1 table has room for."""
     cluster = 1 << header.cluster_bits
-    table = -(-header.l1_size * _ENTRY // cluster) * cluster
-    entries = min(table, MAX_L1_BYTES) // _ENTRY
-    return entries * cluster * (cluster // _ENTRY)
+    table = -(-header.l1_size * ENTRY // cluster) * cluster
+    entries = min(table, MAX_L1_BYTES) // ENTRY
+    return entries * cluster * (cluster // header.l2_entry)
 
 
 def grow(fd: int, header: Qcow2Header, virtual_size: int) -> None:
@@ -66,19 +70,19 @@ def grow(fd: int, header: Qcow2Header, virtual_size: int) -> None:
         return
     if virtual_size % 512:
         raise _bad("size", "the virtual size is not a number of sectors")
-    if header.incompatible_features:
+    if header.incompatible_features & ~INCOMPATIBLE_EXTENDED_L2:
         raise _bad("size", "the image has features")
     if virtual_size > limit(header):
         raise _bad("room", "the image's L1 table has no room for this size")
     cluster = 1 << header.cluster_bits
-    entries = -(-virtual_size // (cluster * (cluster // _ENTRY)))
+    entries = -(-virtual_size // (cluster * (cluster // header.l2_entry)))
     entries = max(entries, header.l1_size)
-    length = (entries - header.l1_size) * _ENTRY
-    rest = read_at(fd, length, header.l1_offset + header.l1_size * _ENTRY)
+    length = (entries - header.l1_size) * ENTRY
+    rest = read_at(fd, length, header.l1_offset + header.l1_size * ENTRY)
     # what is not in the file reads as zeros, once the table is used
     if any(rest):
         raise _bad("table", "something lies behind the image's L1 table")
-    end = header.l1_offset + entries * _ENTRY
+    end = header.l1_offset + entries * ENTRY
     try:
         if os.fstat(fd).st_size < end:
             os.ftruncate(fd, -(-end // cluster) * cluster)

@@ -17,9 +17,10 @@ where the image is encrypted. So whoever can edit the file while the guest is
 off, without any key, could put chosen contents on the guest's disk. No tool
 writes compressed clusters into an encrypted image, so one is a forgery. (A
 cluster marked as zero or as unallocated cannot be told from a discard; that
-stays possible.)
+stays possible. So it is with subclusters.)
 
-Source: QEMU docs/interop/qcow2, section "Cluster mapping".
+Source: QEMU docs/interop/qcow2, sections "Cluster mapping" and "Extended L2
+Entries".
 """
 
 import os
@@ -27,7 +28,11 @@ import struct
 
 from mh_core.errors import InputError, VerificationError
 from mh_core.image.qcow2 import read_at
-from mh_core.image.qcow2_header import Qcow2Header
+from mh_core.image.qcow2_header import (
+    EXTENDED_ENTRY,
+    INCOMPATIBLE_EXTENDED_L2,
+    Qcow2Header,
+)
 
 _OFFSET = (1 << 56) - 512
 _USED = 1 << 63
@@ -68,11 +73,22 @@ def _tables(fd: int, header: Qcow2Header) -> list[int]:
     return list(found)
 
 
+def _subclusters(table: bytes) -> None:
+    """No subcluster is both there and zeros, which means nothing."""
+    words = int.from_bytes(table, "big")
+    there = bytes(12) + b"\xff" * 4
+    mask = int.from_bytes(there * (len(table) // len(there)), "big")
+    if words & words >> 32 & mask:
+        raise InputError(
+            "core.image.qcow2.mapping", "a subcluster is there and is zeros"
+        )
+
+
 def check(fd: int, header: Qcow2Header) -> None:
     """Every cluster of the image is one that QEMU decrypts.
 
-    Reads 64 KiB for each 512 MiB in use with the usual cluster size; an
-    image that was just written has no table to read.
+    Reads 64 KiB for each 512 MiB in use with the usual cluster size (256 MiB
+    with subclusters); an image that was just written has no table to read.
 
     :param fd: open for reading; the file that ``header`` was read from.
     :param header: one that passed ``qcow2.check``.
@@ -80,12 +96,13 @@ def check(fd: int, header: Qcow2Header) -> None:
         ``core.image.qcow2.read``.
     :raises VerificationError: ``core.image.qcow2.compressed``.
     """
-    if header.incompatible_features:
+    if header.incompatible_features & ~INCOMPATIBLE_EXTENDED_L2:
         raise VerificationError(
             "core.image.qcow2.features", "the image has features"
         )
     cluster = 1 << header.cluster_bits
-    entries = cluster // 8
+    step = header.l2_entry
+    entries = cluster // step
     compressed = int.from_bytes(bytes([_COMPRESSED]) * entries, "big")
     reserved = int.from_bytes(bytes([_RESERVED]) * entries, "big")
     for offset in _tables(fd, header):
@@ -94,7 +111,7 @@ def check(fd: int, header: Qcow2Header) -> None:
             raise InputError(
                 "core.image.qcow2.mapping", "an L2 table is cut off"
             )
-        high = int.from_bytes(table[::8], "big")
+        high = int.from_bytes(table[::step], "big")
         if high & compressed:
             raise VerificationError(
                 "core.image.qcow2.compressed",
@@ -104,3 +121,5 @@ def check(fd: int, header: Qcow2Header) -> None:
             raise InputError(
                 "core.image.qcow2.mapping", "an L2 entry has reserved bits"
             )
+        if step == EXTENDED_ENTRY:
+            _subclusters(table)

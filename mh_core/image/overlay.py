@@ -19,6 +19,10 @@ encryption header pointer", "Host cluster management"); RFC 5869 section 2.3
 Layout, in clusters of 64 KiB: header; LUKS header with key material;
 refcount table; one refcount block; L1 table; where there is a content, one
 L2 table and its clusters. QEMU adds the rest as the guest writes.
+
+An overlay has subclusters of 2 KiB ("Extended L2 Entries"): else the guest's
+first 4 KiB in a cluster cost 60 KiB read from the base, deciphered, enciphered
+again and written. A disk without a backing file has nothing to copy.
 """
 
 import os
@@ -40,7 +44,6 @@ LABEL = b"mh/overlay/v1"
 MAX_DISK_NAME = 255
 
 _CLUSTER = 1 << CLUSTER_BITS
-_ENTRIES = _CLUSTER // 8
 _HEADER_LENGTH = 112
 #: The most bytes a content may have: one L2 table could map 512 MiB.
 MAX_CONTENT = 64 << 20
@@ -51,15 +54,30 @@ def _bad(cause: str, message: str) -> InputError:
     return InputError(f"core.image.overlay.{cause}", message)
 
 
+def expand(root: bytes, *parts: bytes) -> bytes:
+    """A key out of an overlay root, for what ``parts`` name.
+
+    HKDF-Expand with SHA-256 over ``root``; info is each part after its
+    length in 4 bytes, big-endian.
+
+    :param root: the overlay root of the tenant's key, 32 bytes.
+    :param parts: the first is a label that no other kind of key has.
+    :returns: 32 bytes.
+    :raises InputError: ``core.image.overlay.root``.
+    """
+    if len(root) != 32 or not any(root):
+        raise _bad("root", "an overlay root is 32 bytes, not all zero")
+    info = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    return HKDFExpand(hashes.SHA256(), 32, info).derive(root)
+
+
 def overlay_key(
     root: bytes, instance: uuid.UUID, disk: str, luks_uuid: uuid.UUID
 ) -> bytes:
     """The key of one disk of one instance.
 
-    HKDF-Expand with SHA-256 over ``root``; info is the label
-    ``mh/overlay/v1``, the instance's uuid (16 bytes), the disk's name
-    (UTF-8) and the LUKS uuid (16 bytes), each after its length in 4 bytes,
-    big-endian.
+    :func:`expand` with the label ``mh/overlay/v1``, the instance's uuid (16
+    bytes), the disk's name (UTF-8) and the LUKS uuid (16 bytes).
 
     :param root: the overlay root of the tenant's key, 32 bytes.
     :param instance: uuid of the instance.
@@ -69,19 +87,13 @@ def overlay_key(
     :raises InputError: ``core.image.overlay.root``,
         ``core.image.overlay.disk``.
     """
-    if len(root) != 32 or not any(root):
-        raise _bad("root", "an overlay root is 32 bytes, not all zero")
     try:
         name = disk.encode("utf-8")
     except UnicodeEncodeError:
         raise _bad("disk", "the name of the disk is not text") from None
     if not 1 <= len(name) <= MAX_DISK_NAME:
         raise _bad("disk", "the name of the disk has a bad length")
-    info = b"".join(
-        struct.pack(">I", len(part)) + part
-        for part in (LABEL, instance.bytes, name, luks_uuid.bytes)
-    )
-    return HKDFExpand(hashes.SHA256(), 32, info).derive(root)
+    return expand(root, LABEL, instance.bytes, name, luks_uuid.bytes)
 
 
 def _extension(kind: int, body: bytes) -> bytes:
@@ -94,12 +106,14 @@ def _head(
     luks: tuple[int, int],
     tables: tuple[int, int, int],
     backing: tuple[bytes, bytes] | None,
+    features: int,
 ) -> bytes:
     """The first bytes of the file, up to the name of the backing file.
 
     :param luks: (offset, length) of the LUKS header.
     :param tables: (refcount table offset, L1 offset, L1 entries).
     :param backing: (path, format).
+    :param features: incompatible ones.
     """
     name, form = backing or (b"", b"")
     extensions = _extension(
@@ -123,7 +137,7 @@ def _head(
         1,  # clusters of the refcount table
         0,  # snapshots
         0,
-        0,  # incompatible features
+        features,
         0,  # compatible
         0,  # autoclear
         4,  # refcounts of 16 bits
@@ -196,20 +210,22 @@ def write(
     :param fd: open for writing, an empty regular file. Neither synced nor
         closed here; its contents mean nothing after an error.
     :param virtual_size: bytes, a multiple of 512, over an L1 table of at
-        most 32 MiB (2 PiB).
+        most 32 MiB (2 PiB; 1 PiB over a backing file).
     :param key: 32 bytes; the passphrase is ``luks1.passphrase(key)``.
     :param luks_uuid: stands in the LUKS header.
     :param random: gives that many random bytes; the master key is drawn
         from it.
-    :param backing: (absolute path, "qcow2" or "luks"), or None.
+    :param backing: (absolute path, "qcow2" or "luks"), or None. The image
+        has subclusters where there is one.
     :param cipher_mode: as ``luks1.build``.
     :param content: what the guest finds at the disk's start, 64 MiB at
-        most; encrypted before it is written.
+        most; encrypted before it is written. None over a backing file.
     :raises InputError: ``core.image.overlay.`` and one of ``size``,
         ``content``, ``backing``, ``file``; ``core.image.luks.key``,
         ``core.image.luks.cipher``.
     """
-    l1_size = -(-virtual_size // (_CLUSTER * _ENTRIES))
+    entry = qcow2.ENTRY if backing is None else qcow2.EXTENDED_ENTRY
+    l1_size = -(-virtual_size // (_CLUSTER * (_CLUSTER // entry)))
     if (
         virtual_size <= 0
         or virtual_size % 512
@@ -218,6 +234,8 @@ def write(
         raise _bad("size", "this virtual size is not possible")
     if len(content) > min(MAX_CONTENT, virtual_size):
         raise _bad("content", "the content is larger than the disk")
+    if content and backing is not None:
+        raise _bad("content", "a disk over another has no content of its own")
     names = None if backing is None else _names(backing)
     area, master = luks1.build(
         luks1.passphrase(key), luks_uuid, random, cipher_mode
@@ -233,6 +251,7 @@ def write(
         (_CLUSTER, len(area)),
         (refcount_table, l1, l1_size),
         names,
+        0 if backing is None else qcow2.INCOMPATIBLE_EXTENDED_L2,
     )
     try:
         status = os.fstat(fd)

@@ -33,6 +33,7 @@ from mh_core.image.qcow2_header import (
     HEAD_MAX,
     INCOMPATIBLE_COMPRESSION,
     INCOMPATIBLE_DATA_FILE,
+    INCOMPATIBLE_EXTENDED_L2,
     Qcow2Header,
     parse,
 )
@@ -66,8 +67,9 @@ def check(
 ) -> None:
     """Compare a header with what is allowed; everything else is denied.
 
-    No feature bit at all is allowed: QEMU sets the dirty bit only with lazy
-    refcounts, which need a bit as well, and never on images we write.
+    No feature bit is allowed but that of subclusters, where there is a
+    backing file: QEMU sets the dirty bit only with lazy refcounts, which need
+    a bit as well, and never on images we write.
 
     :param backing: (path, format) computed from the verified base, or None
         when the image must have no backing file.
@@ -88,8 +90,9 @@ def check(
         raise _deny("crypt-method", "the image is not encrypted with LUKS")
     if header.incompatible_features & INCOMPATIBLE_COMPRESSION:
         raise _deny("compression", "the image has a compression type")
+    mask = INCOMPATIBLE_EXTENDED_L2 if backing is not None else 0
     features = (
-        header.incompatible_features,
+        header.incompatible_features & ~mask,
         header.compatible_features,
         header.autoclear_features,
     )

@@ -40,6 +40,11 @@ INCOMPATIBLE_COMPRESSION = 1 << 3
 INCOMPATIBLE_EXTENDED_L2 = 1 << 4
 AUTOCLEAR_RAW_DATA_FILE = 1 << 1
 
+ENTRY = 8
+"""Bytes of an L1 entry, and of an L2 entry."""
+EXTENDED_ENTRY = 16
+"""Bytes of an L2 entry with subclusters."""
+
 HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 EXTENSION = struct.Struct(">II")
 CRYPT_POINTER = struct.Struct(">QQ")
@@ -48,6 +53,8 @@ MAX_L1_BYTES = 32 * 1024 * 1024
 _MAX_REFCOUNT_TABLE = 8 * 1024 * 1024
 _MAX_EXTENSIONS = 16
 _MAX_FORMAT_NAME = 15
+#: QEMU: a subcluster, of which a cluster has 32, is at least a sector.
+_MIN_EXTENDED_BITS = 14
 _FEATURE_NAME = 48
 
 
@@ -80,6 +87,12 @@ class Qcow2Header:
     luks_offset: int
     luks_length: int
     extensions: tuple[tuple[int, int], ...]
+
+    @property
+    def l2_entry(self) -> int:
+        """Bytes of an L2 entry."""
+        extended = self.incompatible_features & INCOMPATIBLE_EXTENDED_L2
+        return EXTENDED_ENTRY if extended else ENTRY
 
 
 def _bad(cause: str, message: str) -> InputError:
@@ -178,10 +191,10 @@ def _numbers(header: Qcow2Header, data: bytes) -> None:
     table = header.refcount_table_clusters * cluster
     if table > _MAX_REFCOUNT_TABLE or header.l1_size * 8 > MAX_L1_BYTES:
         raise _bad("size", "a table of the image is too large")
-    entry = 8
-    if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2:
-        entry = 16
-    covered = cluster * (cluster // entry)
+    covered = cluster * (cluster // header.l2_entry)
+    extended = header.l2_entry == EXTENDED_ENTRY
+    if extended and header.cluster_bits < _MIN_EXTENDED_BITS:
+        raise _bad("header", "the clusters are too small for subclusters")
     if not header.virtual_size or header.virtual_size % 512:
         raise _bad("size", "the virtual size is not a number of sectors")
     if header.l1_size < -(-header.virtual_size // covered):

@@ -48,7 +48,10 @@ from tests.bench.launch import MIB, real_content
 from tests.minicloud import debian_image, layout
 
 XTS, CBC = "xts-plain64", "cbc-essiv:sha256"
-FIGURES = ("rand_read", "rand_write", "seq_read", "seq_write")
+FIGURES = (
+    *("rand_read", "rand_write", "first_write"),
+    *("seq_read", "seq_write"),
+)
 #: What mh_glance and the agent make: (base, overlay).
 OURS = (encrypt.CIPHER, XTS)
 PATTERN = re.compile(r"MH-IO (\{.*\})")
@@ -124,15 +127,7 @@ class Guest:
         seconds: float,
         mib: int,
     ) -> None:
-        self.kernel = folder / "vmlinuz"
-        self.initrd = folder / "initrd.img"
-        start = debian_image.BOOT_START * debian_image.SECTOR
-        for path in (self.kernel, self.initrd):
-            subprocess.run(
-                ["mcopy", "-n", "-o", "-i", f"{base}@@{start}"]
-                + [f"::{path.name}", path],
-                check=True,
-            )
+        self.kernel, self.initrd = debian_image.boot_files(base, folder)
         program = folder / "guest_io"
         source = pathlib.Path(__file__).with_name("guest_io.c")
         subprocess.run(
@@ -141,17 +136,13 @@ class Guest:
         )
         init = INIT.replace("SECONDS", str(seconds)).replace("SIZE", str(mib))
         mode = stat.S_IFREG | 0o755
-        # the kernel unpacks one archive after the other
-        with self.initrd.open("ab") as file:
-            file.write(bytes(-file.tell() % 512))
-            file.write(
-                debian_image.cpio(
-                    [
-                        ("init", mode, init.encode()),
-                        ("guest_io", mode, program.read_bytes()),
-                    ]
-                )
-            )
+        debian_image.extend(
+            self.initrd,
+            [
+                ("init", mode, init.encode()),
+                ("guest_io", mode, program.read_bytes()),
+            ],
+        )
 
     def run(
         self,
@@ -356,7 +347,9 @@ def backend() -> str:
         ["ldd", path], check=True, capture_output=True, text=True
     ).stdout
     names = [n for n in ("nettle", "gcrypt") if f"lib{n}" in linked]
-    return f"{version}; linked with {', '.join(names) or 'neither'}"
+    # linked for TLS as well, so it is the ciphers' only where it is alone
+    alone = "gnutls" if "libgnutls" in linked else "QEMU's own"
+    return f"{version}; ciphers by {', '.join(names) or alone}"
 
 
 def main() -> int:
@@ -370,8 +363,7 @@ def main() -> int:
     run = layout.RUN
     cached = run / "bench"
     cached.mkdir(parents=True, exist_ok=True)
-    debian_image.build(run / "debian")
-    base = max((run / "debian").glob("base-*.raw"), key=os.path.getmtime)
+    base = debian_image.cached(run / "debian")
     source = real_content(cached, options.size * MIB)
     with tempfile.TemporaryDirectory(dir=cached) as name:
         folder = pathlib.Path(name)

@@ -13,7 +13,9 @@
  * Direct I/O from inside a guest: for each figure, threads that read or
  * write past the guest's page cache for some seconds. The first half of the
  * disk is read, the second written: once through, so that its clusters are
- * there, and then at random. Prints one JSON object on a line.
+ * there, and then at random. Last of all comes what a new guest does most:
+ * the first write to each cluster of the first half, whose other bytes are
+ * the image's. Prints one JSON object on a line.
  *
  *   guest_io DEVICE SECONDS MIB
  */
@@ -29,13 +31,14 @@
 
 #define MIB (1024 * 1024L)
 #define DEPTH 16
+#define CLUSTER (64 * 1024L)
 
 static int fd;
 static double until;
 
 struct job {
-    long start, length, block;
-    int random, writing, number, threads;
+    long start, length, block, size;
+    int random, writing, once, number, threads;
     long done;
 };
 
@@ -64,13 +67,19 @@ static void *work(void *argument)
             seed ^= seed << 17;
             block = (long)(seed % (uint64_t)blocks);
         }
+        if (job->once) {
+            /* an odd factor: each of a power of two comes once */
+            if (at >= blocks)
+                break;
+            block = at * 2654435761L % blocks;
+        }
         if (job->writing)
-            got = pwrite(fd, buffer, job->block,
+            got = pwrite(fd, buffer, job->size,
                          job->start + block * job->block);
         else
-            got = pread(fd, buffer, job->block,
+            got = pread(fd, buffer, job->size,
                         job->start + block * job->block);
-        if (got != job->block) {
+        if (got != job->size) {
             perror("guest_io");
             exit(1);
         }
@@ -81,9 +90,11 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* Blocks per second. */
-static double run(long start, long length, long block, int random,
-                  int writing, int threads, double seconds)
+/* Blocks per second; size bytes of each are read or written, and with once
+ * every block no more than once. */
+static double run(long start, long length, long block, long size,
+                  int random, int writing, int once, int threads,
+                  double seconds)
 {
     pthread_t thread[DEPTH];
     struct job job[DEPTH];
@@ -92,8 +103,8 @@ static double run(long start, long length, long block, int random,
 
     until = begin + seconds;
     for (int i = 0; i < threads; i++) {
-        job[i] = (struct job){start, length, block, random, writing,
-                              i, threads, 0};
+        job[i] = (struct job){start, length, block, size, random, writing,
+                              once, i, threads, 0};
         if (pthread_create(&thread[i], NULL, work, &job[i]))
             exit(1);
     }
@@ -128,13 +139,15 @@ int main(int count, char **words)
             return 1;
     }
     fdatasync(fd);
-    double seq_read = run(0, half, MIB, 0, 0, 4, seconds);
-    double rand_read = run(0, half, 4096, 1, 0, DEPTH, seconds);
-    double seq_write = run(half, half, MIB, 0, 1, 4, seconds);
-    double rand_write = run(half, half, 4096, 1, 1, DEPTH, seconds);
+    double seq_read = run(0, half, MIB, MIB, 0, 0, 0, 4, seconds);
+    double rand_read = run(0, half, 4096, 4096, 1, 0, 0, DEPTH, seconds);
+    double seq_write = run(half, half, MIB, MIB, 0, 1, 0, 4, seconds);
+    double rand_write = run(half, half, 4096, 4096, 1, 1, 0, DEPTH, seconds);
+    double first_write = run(0, half, CLUSTER, 4096, 0, 1, 1, DEPTH, seconds);
     printf("\nMH-IO {\"seq_read\": %.1f, \"rand_read\": %.1f, "
-           "\"seq_write\": %.1f, \"rand_write\": %.1f}\n",
-           seq_read, rand_read, seq_write, rand_write);
+           "\"seq_write\": %.1f, \"rand_write\": %.1f, "
+           "\"first_write\": %.1f}\n",
+           seq_read, rand_read, seq_write, rand_write, first_write);
     fflush(stdout);
     return 0;
 }

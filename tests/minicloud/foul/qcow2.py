@@ -223,6 +223,8 @@ def compressed(path: Path, contents: bytes) -> Undo:
         first = os.pread(file.fileno(), 8, l1)
         table = int.from_bytes(first, "big") & ((1 << 56) - 512)
         old = os.pread(file.fileno(), cluster, table) if table else b""
+    extended = header.numbers["incompatible"] & format.INCOMPATIBLE_EXTENDED_L2
+    first_entry = format.EXTENDED_ENTRY if extended else format.ENTRY
     new = _end(path, cluster)
     body = new + cluster
     # bits from `62 - (bits - 8)` count 512-byte sectors after the first
@@ -230,7 +232,11 @@ def compressed(path: Path, contents: bytes) -> Undo:
     entry = _COMPRESSED | sectors << (62 - (bits - 8)) | body
     return _patch(
         path,
-        (new, struct.pack(">Q", entry) + (old[8:] or bytes(cluster - 8))),
+        (
+            new,
+            struct.pack(">Q", entry).ljust(first_entry, b"\0")
+            + (old[first_entry:] or bytes(cluster - first_entry)),
+        ),
         (body, data.ljust(cluster, b"\0")),
         (l1, struct.pack(">Q", new | _USED)),
     )

@@ -39,6 +39,22 @@ def image():
         yield fd, header, table
 
 
+@pytest.fixture
+def overlaid():
+    """The same, of an overlay: its entries have subclusters."""
+    with tempfile.TemporaryFile() as file:
+        fd = file.fileno()
+        backing = ("/base", "qcow2")
+        overlay.write(
+            fd, 4 << 30, b"k" * 32, uuid.uuid4(), os.urandom, backing
+        )
+        header = qcow2.read_header(fd)
+        table = os.fstat(fd).st_size
+        os.ftruncate(fd, table + 2 * CLUSTER)
+        os.pwrite(fd, struct.pack(">Q", USED | table), header.l1_offset)
+        yield fd, header, table
+
+
 def event(fd, header):
     with pytest.raises(errors.MHError) as caught:
         mapping.check(fd, header)
@@ -67,6 +83,37 @@ def test_compressed(image, index):
 def test_reserved_bit_of_a_cluster(image):
     fd, header, table = image
     put(fd, table + 8, 1 << 56)
+    assert event(fd, header) == "core.image.qcow2.mapping"
+
+
+def test_subclusters(overlaid):
+    fd, header, table = overlaid
+    mapping.check(fd, header)
+    for bitmap in (0, (1 << 32) - 1, 0xFFFF << 48 | 0xFFFF):
+        put(fd, table + 16 * 77, USED | table + CLUSTER)
+        put(fd, table + 16 * 77 + 8, bitmap)
+        mapping.check(fd, header)
+
+
+def test_a_bitmap_is_no_entry(overlaid):
+    """Bit 62 in it says that a subcluster is zeros."""
+    fd, header, table = overlaid
+    put(fd, table + 16 * 5 + 8, 1 << 62 | 1 << 56)
+    mapping.check(fd, header)
+
+
+@pytest.mark.parametrize("index", [0, 1, 4095])
+def test_compressed_with_subclusters(overlaid, index):
+    fd, header, table = overlaid
+    put(fd, table + 16 * index, 1 << 62 | table + CLUSTER)
+    assert event(fd, header) == "core.image.qcow2.compressed"
+
+
+@pytest.mark.parametrize("bit", [0, 17, 31])
+@pytest.mark.parametrize("index", [0, 4095])
+def test_a_subcluster_is_there_or_zeros(overlaid, index, bit):
+    fd, header, table = overlaid
+    put(fd, table + 16 * index + 8, 1 << bit | 1 << (32 + bit))
     assert event(fd, header) == "core.image.qcow2.mapping"
 
 

@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import dataclasses
 import os
 import tempfile
 import uuid
@@ -25,6 +26,7 @@ KEY = bytes(range(32))
 UUID = uuid.UUID("6f9ff7b7-8b1c-4c2e-9d0a-6a6a5d2f0f11")
 BASE = ("/var/lib/instances/_base/base", "qcow2")
 GIB = 1 << 30
+SUBCLUSTERS = 1 << 4
 
 
 def written(**changes):
@@ -58,7 +60,7 @@ def image():
 
 @pytest.mark.parametrize("backing", [None, BASE, ("/b", "luks")])
 @pytest.mark.parametrize("mode", ["xts-plain64", "cbc-essiv:sha256"])
-@pytest.mark.parametrize("size", [512, GIB, 5 * GIB + 512, 1 << 51])
+@pytest.mark.parametrize("size", [512, GIB, 5 * GIB + 512, 1 << 50])
 def test_round_trip(backing, mode, size):
     with written(backing=backing, cipher_mode=mode, virtual_size=size) as file:
         fd = file.fileno()
@@ -69,6 +71,40 @@ def test_round_trip(backing, mode, size):
         assert luks.cipher_mode == mode
         luks1.unlock(qcow2.read_luks(fd, header), luks1.passphrase(KEY))
         assert identify.kind(os.pread(fd, identify.HEAD_SIZE, 0)) == "qcow2"
+
+
+def test_the_largest():
+    with written(backing=None, virtual_size=1 << 51) as file:
+        qcow2.inspect(file.fileno())
+
+
+def test_subclusters_over_a_backing_file_only(image):
+    """In what stands alone they would be a forgery; an overlay of before,
+    which has none, stays good."""
+    fd = image.fileno()
+    header = qcow2.read_header(fd)
+    assert header.incompatible_features == SUBCLUSTERS
+    with written(backing=None) as alone:
+        other = qcow2.read_header(alone.fileno())
+    assert other.incompatible_features == 0
+    other = dataclasses.replace(other, incompatible_features=SUBCLUSTERS)
+    wrong = "core.image.qcow2.features"
+    assert event(qcow2.check, other, backing=None) == wrong
+    before = dataclasses.replace(header, incompatible_features=0)
+    qcow2.check(before, backing=BASE)
+    for bit in (0, 1, 5, 63):
+        more = dataclasses.replace(
+            header, incompatible_features=SUBCLUSTERS | 1 << bit
+        )
+        assert event(qcow2.check, more, backing=BASE) == wrong
+
+
+def test_subclusters_are_not_smaller_than_sectors(image):
+    data = bytearray(os.pread(image.fileno(), 1 << 20, 0))
+    data[20:24] = (13).to_bytes(4, "big")
+    assert event(qcow2.parse, bytes(data), 1 << 40) == (
+        "core.image.qcow2.header"
+    )
 
 
 def test_check_sizes(image):
@@ -84,7 +120,9 @@ def test_check_sizes(image):
         ({"virtual_size": 0}, "overlay.size"),
         ({"virtual_size": -512}, "overlay.size"),
         ({"virtual_size": 513}, "overlay.size"),
-        ({"virtual_size": (1 << 51) + 512}, "overlay.size"),
+        ({"virtual_size": (1 << 50) + 512}, "overlay.size"),
+        ({"backing": None, "virtual_size": (1 << 51) + 512}, "overlay.size"),
+        ({"content": b"x"}, "overlay.content"),
         ({"backing": ("base", "qcow2")}, "overlay.backing"),
         ({"backing": ("", "qcow2")}, "overlay.backing"),
         ({"backing": ("/b", "raw")}, "overlay.backing"),
@@ -209,7 +247,7 @@ def bounded(data, file_size):
     except errors.MHError:
         return
     assert header.crypt_method == 2
-    assert header.incompatible_features == 0
+    assert header.incompatible_features in (0, SUBCLUSTERS)
     assert (header.backing_file, header.backing_format) == BASE
 
 
