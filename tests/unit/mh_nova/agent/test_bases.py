@@ -73,13 +73,13 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def hashes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often a base was hashed in full."""
     count: list[int] = []
-    real = bases_module.hash_file
+    real = bases_module.read_through
 
     def counted(fd: int) -> object:
         count.append(fd)
         return real(fd)
 
-    monkeypatch.setattr(bases_module, "hash_file", counted)
+    monkeypatch.setattr(bases_module, "read_through", counted)
     return count
 
 
