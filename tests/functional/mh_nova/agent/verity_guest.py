@@ -35,8 +35,16 @@ from mh_nova.agent import bases as bases_module
 from mh_nova.agent import verity
 from mh_nova.agent.bases import Bases
 from mh_nova.agent.hashing import hash_file
+from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.paths import PART, Root, base_name
-from mh_nova.agent.protect import AUTO, NOTES, OFF, REQUIRE, Protection
+from mh_nova.agent.protect import (
+    AUTO,
+    NOTES,
+    OFF,
+    REQUIRE,
+    Protection,
+    read_through,
+)
 from mh_nova.agent.store import Store
 
 PRINTED = "MH-VERITY "
@@ -53,9 +61,9 @@ BLOCK = 4096
 _hashes: list[int] = []
 
 
-def _counted(fd: int) -> object:
+def _counted(fd: int) -> HashedFile:
     _hashes.append(fd)
-    return hash_file(fd)
+    return read_through(fd)
 
 
 def write(path: pathlib.Path, data: bytes) -> None:
@@ -344,7 +352,7 @@ CASES = (
 
 
 def main() -> None:
-    bases_module.hash_file = _counted  # type: ignore[assignment]
+    bases_module.read_through = _counted
     out = {}
     for case in CASES:
         folder = DISK / case.__name__
