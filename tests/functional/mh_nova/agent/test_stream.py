@@ -341,3 +341,20 @@ def test_a_refusal_is_recorded(world: World, server: StreamServer) -> None:
 def test_request_is_strict() -> None:
     with pytest.raises(InputError):
         read_request([], HOST)
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """Of the agent and what it starts, as ``tests.bench.stream`` counts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.stream", "16", "128"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    small, large = json.loads(done.stdout.splitlines()[-1])["sizes"]
+    assert small["peak_kib"] > 0
+    # an image that was held somewhere would show its 112 MiB
+    assert large["peak_kib"] - small["peak_kib"] < 32 * 1024
