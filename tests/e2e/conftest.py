@@ -21,6 +21,7 @@ import pytest
 
 from tests.minicloud.cloud import Cloud
 from tests.minicloud.node import Node
+from tests.minicloud.searches import everywhere, of_every_image
 from tests.minicloud.story import Story
 from tests.minicloud.trusted import TrustedCloud
 from tests.minicloud.world import World
@@ -48,8 +49,16 @@ def product(
 
 
 @pytest.fixture(scope="session")
-def world(product: TrustedCloud) -> World:
-    return World(product)
+def world(
+    product: TrustedCloud, tmp_path_factory: pytest.TempPathFactory
+) -> collections.abc.Iterator[World]:
+    """At the end of it all, whatever was done with an encrypted image: what
+    it holds is nowhere in the clear, nor is a key."""
+    world = World(product)
+    yield world
+    if world.images:
+        folder = tmp_path_factory.getbasetemp()
+        print(everywhere(world, of_every_image(world), [folder]))
 
 
 @pytest.fixture(scope="session")

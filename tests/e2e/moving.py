@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import typing
 
 from tests.minicloud import bootimage, guest
@@ -30,7 +31,10 @@ def create_image(world: World, name: str) -> TrustedImage:
     words = [word for one in _PURPOSES for word in ("--purpose", one)]
     key = world.create_key(name, *words)
     path = world.product.workstation / f"{name}.raw"
-    token, marker = f"token-of-{name}", b"marker:" + b"m" * 48
+    token, marker = (
+        f"token-of-{name}",
+        b"marker:" + secrets.token_hex(24).encode(),
+    )
     bootimage.write(path, token.encode(), marker=marker, writes=True)
     return world.create_image(name, key, disk=(path, token, marker))
 

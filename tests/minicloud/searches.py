@@ -16,12 +16,13 @@ from __future__ import annotations
 import collections.abc
 import hashlib
 import json
+import pathlib
 import typing
 import uuid
 
-from mh_core import jose
 from mh_core.image.luks1 import passphrase
 from tests.minicloud.kms_inside import overlay_key
+from tests.minicloud.overlay_write import dek
 from tests.minicloud.process import CloudError
 from tests.minicloud.search import (
     Needle,
@@ -31,8 +32,67 @@ from tests.minicloud.search import (
     plant,
 )
 from tests.minicloud.story import Story
+from tests.minicloud.world import World
 
 Case = tuple[str, collections.abc.Callable[[], str]]
+
+
+def everywhere(
+    world: World,
+    needles: collections.abc.Sequence[Needle],
+    tenants: collections.abc.Sequence[pathlib.Path] = (),
+) -> str:
+    """Search the whole cloud, all processes, and where they may write.
+
+    :param tenants: folders of the tenant's beside the workstation.
+    :returns: how much was searched.
+    :raises CloudError: something was found, or not what was planted.
+    """
+    node = world.node1
+    folders = [
+        world.cloud.where.glance_store,
+        node.folder / "instances",
+        world.cloud.where.tmp,
+        node.path("/var/lib/libvirt/qemu"),
+    ]
+    with plant(folders) as planted:
+        search = Search(
+            default_roots(world.cloud.base),
+            [world.product.workstation, *tenants],
+            [*needles, *planted.needles],
+        )
+        hits = search.run()
+        missing, others = planted.missing(hits), planted.others(hits)
+    if others:
+        raise CloudError("found: " + "; ".join(map(str, others[:10])))
+    if missing:
+        raise CloudError("planted and not found: " + "; ".join(missing))
+    ours = [p for p in search.unreadable if str(world.cloud.base) in p]
+    if ours:
+        raise CloudError("could not read " + "; ".join(ours[:5]))
+    return (
+        f"{search.files} files, {search.octets >> 20} MiB, "
+        f"{search.processes} processes; all that was planted was found"
+    )
+
+
+def of_every_image(world: World) -> list[Needle]:
+    """What is in each image that a tenant encrypted, and the keys that are
+    not destroyed."""
+    world.kms("GET", "/v1/keys")  # it answers: what follows is its word
+    needles = {
+        image.marker: Needle(f"in image {image.name}", image.marker)
+        for image in world.images
+        if image.marker
+    }
+    for key_id in sorted({image.key_id for image in world.images}):
+        try:
+            key = dek(world, key_id)
+        except CloudError:
+            continue
+        for needle in key_needles(f"key {key_id}", key):
+            needles[needle.data] = needle
+    return list(needles.values())
 
 
 class Searches:
@@ -56,14 +116,7 @@ class Searches:
     # -- the secrets, fetched by those who may ---------------------------
 
     def _dek(self) -> bytes:
-        """As its owner: by the key server's delivery."""
-        key = jose.generate_key()
-        answer = self.world.kms(
-            "POST",
-            f"/v1/keys/{self.story.disk_image.key_id}/deliver",
-            {"jwk": jose.public(key)},
-        )
-        return jose.unwrap(answer["jwe"], key, b"mh/key-deliver/v1")
+        return dek(self.world, self.story.disk_image.key_id)
 
     def _overlay_key(self, instance: str, luks_uuid: str) -> bytes:
         """As the key server's own administrator, from its database."""
@@ -107,33 +160,7 @@ class Searches:
     # -- the searches ----------------------------------------------------
 
     def _search(self) -> str:
-        world = self.world
-        node = world.node1
-        folders = [
-            world.cloud.where.glance_store,
-            node.folder / "instances",
-            world.cloud.where.tmp,
-            node.path("/var/lib/libvirt/qemu"),
-        ]
-        with plant(folders) as planted:
-            search = Search(
-                default_roots(world.cloud.base),
-                [world.product.workstation],
-                [*self.needles(), *planted.needles],
-            )
-            hits = search.run()
-            missing, others = planted.missing(hits), planted.others(hits)
-        if others:
-            raise CloudError("found: " + "; ".join(map(str, others[:10])))
-        if missing:
-            raise CloudError("planted and not found: " + "; ".join(missing))
-        ours = [p for p in search.unreadable if str(world.cloud.base) in p]
-        if ours:
-            raise CloudError("could not read " + "; ".join(ours[:5]))
-        return (
-            f"{search.files} files, {search.octets >> 20} MiB, "
-            f"{search.processes} processes; all that was planted was found"
-        )
+        return everywhere(self.world, self.needles())
 
     def running(self) -> str:
         if self.story.server.id not in self.world.running_guests():

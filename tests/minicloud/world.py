@@ -112,6 +112,7 @@ class World:
             ATTEST_ORIGIN, product.operator / "attest.token"
         )
         self.servers: list[typing.Any] = []
+        self.images: list[TrustedImage] = []
         self.operator = self._operator()
         self._second: TrustedImage | None = None
         self._kept: typing.Any = None
@@ -211,7 +212,7 @@ class World:
         marker: bytes,
     ) -> TrustedImage:
         document = self.tenant.image.get(f"/images/{image_id}").json()
-        return TrustedImage(
+        image = TrustedImage(
             id=image_id,
             name=document["name"],
             key_id=key["id"],
@@ -223,6 +224,8 @@ class World:
             ][-1],
             properties=document,
         )
+        self.images.append(image)
+        return image
 
     # -- launches --------------------------------------------------------
 
