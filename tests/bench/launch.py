@@ -30,6 +30,7 @@ object.
 from __future__ import annotations
 
 import argparse
+import collections.abc
 import dataclasses
 import hashlib
 import json
@@ -341,13 +342,22 @@ BOTH = {
 }
 
 
+#: What is measured beside the launches of every size.
+PARTS = ("tpm", "seed", "parallel", "raw")
+
+
 def run(
-    world: World, sizes: list[int], rounds: int, parallel: int
+    world: World,
+    sizes: list[int],
+    rounds: int,
+    parallel: int,
+    parts: collections.abc.Collection[str] = PARTS,
 ) -> dict[str, typing.Any]:
     """Everything; see the module.
 
     :param sizes: bytes, ascending; the seed's design, Nova's default and
         the slow TPMs are measured at the largest below 4 GiB.
+    :param parts: of :data:`PARTS`.
     """
     bench = Bench(world)
     subjects = bench.prepare(sizes)
@@ -371,22 +381,24 @@ def run(
         add(subject, BOTH)
         out[f"agent_mib_{subject.size // MIB}"] = bench.agent_mib()
     cold = {name: BOTH[name] for name in ("plain cold", "encrypted cold")}
-    for delay in (200, 600):
+    for delay in (200, 600) if "tpm" in parts else ():
         with slow_tpm.SlowTpm(world.node1.tpm.port, delay / 1000) as slow:
             bench.agent(tcti=slow.tcti)
-            add(main, cold, f", TPM {delay} ms")
-    bench.agent(seed=True)
-    add(main, {"seed cold": (True, True)})
+            add(main, BOTH, f", TPM {delay} ms")
+    if "seed" in parts:
+        bench.agent(seed=True)
+        add(main, {"seed cold": (True, True)})
     bench.agent()
     out["tpm_ms"] = tpm_ms(world)
-    if parallel:
+    if parallel and "parallel" in parts:
         for encrypted in (False, True):
             many = bench.parallel(subjects[0], encrypted, parallel)
             word = "" if encrypted else "_plain"
             out[f"parallel{parallel}{word}_failed"] = many.failed
             out[f"parallel{parallel}{word}_s"] = round(many.seconds, 1)
-    bench.force_raw(True)
-    add(main, cold, ", force_raw")
+    if "raw" in parts:
+        bench.force_raw(True)
+        add(main, cold, ", force_raw")
     show(table)
     return {"benchmark": "launch", **ratios(table, sizes, main.size), **out}
 
@@ -405,27 +417,31 @@ def show(table: Table) -> None:
 
 
 def ratios(table: Table, sizes: list[int], main: int) -> dict[str, typing.Any]:
-    def ratio(over: str, under: str, size: int) -> float:
-        a, b = median(table[size, over]), median(table[size, under])
-        return round(a.wall / b.wall, 3)
+    """Of what was measured; ``cpu_`` in the place of ``ratio_``: of the CPU
+    time of all processes."""
+    out: dict[str, typing.Any] = {}
 
-    def pair(size: int, kind: str) -> float:
-        return ratio(f"encrypted {kind}", f"plain {kind}", size)
+    def ratio(label: str, size: int, over: str, under: str) -> None:
+        if (size, over) in table:
+            a, b = median(table[size, over]), median(table[size, under])
+            out[f"ratio_{label}"] = round(a.wall / b.wall, 3)
+            out[f"cpu_{label}"] = round(a.cpu / b.cpu, 3)
 
-    out = {
-        "ratio_cold": pair(main, "cold"),
-        "ratio_warm": pair(main, "warm"),
-        "ratio_cold_force_raw": pair(main, "cold, force_raw"),
-        "ratio_cold_tpm200": pair(main, "cold, TPM 200 ms"),
-        "ratio_cold_tpm600": pair(main, "cold, TPM 600 ms"),
-        "ratio_seed_design": ratio("seed cold", "plain cold", main),
-    }
+    def pair(label: str, size: int, kind: str) -> None:
+        ratio(label, size, f"encrypted {kind}", f"plain {kind}")
+
+    for kind in ("cold", "warm"):
+        pair(kind, main, kind)
+        for delay in (200, 600):
+            pair(f"{kind}_tpm{delay}", main, f"{kind}, TPM {delay} ms")
+    pair("cold_force_raw", main, "cold, force_raw")
+    ratio("seed_design", main, "seed cold", "plain cold")
     for size in sizes:
         if size != main:
             gib = size // GIB
             label = f"{gib}g" if gib else str(size // MIB)
-            out[f"ratio_cold_{label}"] = pair(size, "cold")
-            out[f"ratio_warm_{label}"] = pair(size, "warm")
+            pair(f"cold_{label}", size, "cold")
+            pair(f"warm_{label}", size, "warm")
     return out
 
 
@@ -435,6 +451,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--parallel", type=int, default=50, help="launches at once; 0: none"
+    )
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="what is measured beside the launches of every size",
     )
     options = parser.parse_args()
     sizes = [int(size) * MIB for size in options.sizes.split(",")]
@@ -460,7 +481,8 @@ def main() -> int:
             disk=5,
             **{"trust:trusted_host": "trusted"},
         )
-        found = run(world, sizes, options.rounds, options.parallel)
+        parts = options.parts.split(",")
+        found = run(world, sizes, options.rounds, options.parallel, parts)
     finally:
         product.stop()
     print(json.dumps(found))
