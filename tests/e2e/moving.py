@@ -13,11 +13,17 @@
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import re
 import secrets
+import subprocess
+import sys
+import time
 import typing
 
 from tests.minicloud import bootimage, guest
+from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
 from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
@@ -26,17 +32,25 @@ _COUNT = re.compile(r"n=([0-9a-f]{4})")
 _PURPOSES = ("launch", "start", "migrate-in")
 
 
-def create_image(world: World, name: str) -> TrustedImage:
-    """A guest that writes, under a key that may follow it."""
-    words = [word for one in _PURPOSES for word in ("--purpose", one)]
-    key = world.create_key(name, *words)
+def create_image(
+    world: World, name: str, *words: str, purposes: tuple[str, ...] = ()
+) -> TrustedImage:
+    """A guest that writes, under a key that may follow it.
+
+    :param words: more of ``openstack trusted image create``.
+    :param purposes: more of the key's release policy.
+    """
+    allowed = [
+        word for one in (*_PURPOSES, *purposes) for word in ("--purpose", one)
+    ]
+    key = world.create_key(name, *allowed)
     path = world.product.workstation / f"{name}.raw"
     token, marker = (
         f"token-of-{name}",
         b"marker:" + secrets.token_hex(24).encode(),
     )
     bootimage.write(path, token.encode(), marker=marker, writes=True)
-    return world.create_image(name, key, disk=(path, token, marker))
+    return world.create_image(name, key, *words, disk=(path, token, marker))
 
 
 def count(world: World, server: typing.Any) -> int:
@@ -120,3 +134,20 @@ def clean(world: World, server: typing.Any, node: Node) -> None:
         ),
         30,
     )
+
+
+@contextlib.contextmanager
+def on_the_wire(world: World) -> collections.abc.Iterator[list[bytes]]:
+    """What crosses the migration's ports meanwhile."""
+    path = world.cloud.where.tmp / "wire"
+    argv = [sys.executable, "-m", "tests.minicloud.wire", str(path)]
+    seen: list[bytes] = []
+    with subprocess.Popen(argv, cwd=REPOSITORY) as sniffer:
+        try:
+            wait_for("the sniffer", path.exists, 20)
+            yield seen
+            time.sleep(1)
+        finally:
+            sniffer.terminate()
+    seen.append(path.read_bytes())
+    path.unlink()

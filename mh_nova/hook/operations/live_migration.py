@@ -28,7 +28,7 @@ from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import disks, faults, launch, wanted
+from mh_nova.hook import disks, faults, launch
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.departure import ACTION, Departure
 from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
@@ -82,7 +82,7 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
     ) -> Any:
         ours = self._mh_can_migrate(instance)
         if ours:
-            self._mh_movable(instance, block_device_info)
+            self._mh_movable(instance)
         data = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info
         )
@@ -121,21 +121,17 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             raise faults.precheck(error) from error
         return True
 
-    def _mh_movable(self, instance: Any, block_device_info: Any) -> None:
-        """What the destination would make is what the guest has: blank
-        disks beside one over its image.
+    def _mh_movable(self, instance: Any) -> None:
+        """What the destination would have is what the guest has: blank
+        disks, and a copy of its config drive, beside a disk over its image.
 
-        :raises MigrationPreCheckError: ``hook.refused.migration-disks``,
-            ``hook.refused.migration-volumes``.
+        :raises MigrationPreCheckError: ``hook.refused.migration-disks``.
         """
         try:
-            wanted.no_volumes(block_device_info)
             found = self._mh_client.describe(instance.uuid)
             names = [name for name, _size in found.disks]
             if launch.ROOT not in names or not found.based:
                 raise Denied(DISKS, "only a disk over its image can move")
-            if disks.CONFIG in names:
-                raise Denied(DISKS, "a config drive cannot move")
         except MHError as error:
             raise faults.precheck(error) from error
 
@@ -154,8 +150,9 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
 
         1. ours; TLS is on; this host is sound and has a certificate;
         2. the blocks come over the wire, nothing is shared;
-        3. the agent asks for the keys while the base is fetched; it
-           measures and makes the disks as at a launch;
+        3. a config drive, which is only read, is copied; the agent asks for
+           the keys while the base is fetched, measures, finds that the
+           drive opens, and makes the other disks as at a launch;
         4. no secret is in libvirt yet: that waits for libvirt's own
            question about the incoming guest.
         """
@@ -181,7 +178,6 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             ):
                 raise shared()
             self._mh_check_shape(instance, block_device_info)
-            wanted.no_volumes(block_device_info)
             more = disks.moving(disk_info)
             with self._mh_launcher.coming_in(context, instance, more):
                 result = prepare()
