@@ -48,6 +48,7 @@ from lxml import etree
 
 from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
+from mh_core.request import STARTS
 from mh_core.verdict import Event, Findings, Verdict
 from mh_nova.agent import domain_firmware, domain_tpm, domain_volume
 from mh_nova.agent.domain_schema import ALLOWED, NAMED
@@ -57,14 +58,6 @@ from mh_nova.agent.domain_volume import ExpectedVolume
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
 MAX_XML = 512 * 1024
-_STARTS = (
-    "launch",
-    "start",
-    "migrate-in",
-    "resize",
-    "rescue",
-    "rescue-plain",
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +172,7 @@ def admit(xml: str, facts: Facts) -> Verdict:
         found.note(exc)
         return found.verdict()
     # 2
-    if facts.purpose not in _STARTS:
+    if facts.purpose not in STARTS:
         found.add(EVENT + ".purpose", f"no guest starts for {facts.purpose}")
     if root.tag != "domain" or [
         node.text for node in root.findall("uuid")
