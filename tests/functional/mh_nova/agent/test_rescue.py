@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from mh_core import config_drive, manifest
+from mh_core.errors import Denied
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.secret import Secret
 from mh_nova.agent.overlay import BaseFile, secret_uuid
@@ -58,6 +59,14 @@ class RescueWorld(World):
         self.make()
         self.start()
         self.launcher.started(self.instance, True)
+
+    def governed(self) -> None:
+        """The guest's lease is the one that its own key server holds."""
+        lease = self.leases.of(self.instance)
+        assert lease is not None
+        assert lease.origin == self.kms.origin
+        assert lease.lease == self.kms.held[self.instance]
+        assert (lease.seconds, bool(lease.ends)) == (600, True)
 
     @property
     def rescue_disk(self) -> Path:
@@ -155,6 +164,44 @@ def test_rescue_and_back(world: RescueWorld, own: bool) -> None:
     assert world.disk.read_bytes() == disk
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_lease_of_a_rescue_and_back(world: RescueWorld, own: bool) -> None:
+    """Its own key's at every moment; the other's says nothing about it."""
+    world.kms.lease = 600
+    world.run()
+    world.governed()
+    first = world.leases.of(world.instance)
+    world.prepare_rescue(own)
+    world.governed()
+    assert world.leases.of(world.instance) == first
+    world.make_rescue(own)
+    world.governed()
+    world.start("rescue", world.rescue_xml(own))
+    world.governed()
+    world.launcher.started(world.instance, True)
+    world.governed()
+    world.start("start")
+    world.launcher.started(world.instance, True)
+    world.governed()
+    assert world.instance not in world.other_kms.held
+
+
+def test_a_rescue_that_finds_no_room_leaves_the_lease(
+    world: RescueWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused after both keys, while the guest still runs."""
+    world.kms.lease = 600
+    world.run()
+
+    def full(*_args: Any) -> None:
+        raise Denied("agent.overlay.write", "no space")
+
+    monkeypatch.setattr(world.overlays, "write", full)
+    assert refused(world.make_rescue) == "agent.overlay.write"
+    monkeypatch.undo()
+    untouched(world)
+
+
 def test_after_a_restart_of_the_agent(world: RescueWorld) -> None:
     world.run()
     world.make_rescue()
@@ -178,6 +225,8 @@ def test_the_report_names_the_rescue_image(world: RescueWorld) -> None:
 
 def untouched(world: RescueWorld) -> None:
     """Nothing of the rescue is there, and the instance starts."""
+    if world.kms.lease:
+        world.governed()
     assert not world.rescue_disk.exists()
     assert not world.secrets.defined
     assert len(world.launcher.disks(world.instance)) == 1
@@ -194,6 +243,7 @@ def test_an_image_that_a_stranger_signed(tmp_path: Path) -> None:
         world.other = world.other_kms.tenant = Tenant(
             folder, launch_policy=POLICY
         )
+        world.kms.lease = 600
         world.run()
         assert refused(world.make_rescue) == "agent.rescue.stranger"
         assert world.events()[-1] == "agent.rescue.stranger"
@@ -203,6 +253,7 @@ def test_an_image_that_a_stranger_signed(tmp_path: Path) -> None:
 
 
 def test_a_release_policy_without_rescue(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.kms.reply = lambda path: world.kms.error(403, "kms.release.purpose")
     assert refused(world.make_rescue) == "agent.kms.refused"
@@ -211,6 +262,7 @@ def test_a_release_policy_without_rescue(world: RescueWorld) -> None:
 
 
 def test_a_rescue_image_whose_key_is_refused(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.other_kms.reply = lambda path: world.kms.error(
         403, "kms.release.project"
@@ -220,6 +272,7 @@ def test_a_rescue_image_whose_key_is_refused(world: RescueWorld) -> None:
 
 
 def test_a_rescue_image_that_is_not_its_manifests(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.prepare_rescue()
     part = world.base.with_name(base_name(world.other.image) + PART)
@@ -283,9 +336,11 @@ def test_another_projects_instance(world: RescueWorld) -> None:
 def test_a_disk_in_the_clear_where_the_policy_allows_it(
     world: RescueWorld,
 ) -> None:
+    world.kms.lease = 600
     world.run()
     world.launcher.allow_plain(world.instance)
     assert world.kms.requests[-1].purpose == "rescue-plain"
+    world.governed()
     disk = (
         '<disk type="file" device="disk"><driver name="qemu" type="qcow2"/>'
         f'<source file="{world.rescue_disk}"/>'
@@ -304,12 +359,14 @@ def test_a_disk_in_the_clear_where_the_policy_allows_it(
         )
     world.start("rescue-plain", text)
     assert len(world.secrets.defined[world.instance]) == 2
+    world.governed()
     world.launcher.started(world.instance, True)
     world.kms.reply = lambda path: world.kms.error(403, "kms.release.purpose")
     assert refused(world.launcher.allow_plain, world.instance) == (
         "agent.kms.refused"
     )
     assert refused(world.start, "rescue-plain", text) == "agent.kms.refused"
+    world.governed()
 
 
 def test_a_rescue_gets_a_config_drive_of_its_own(world: RescueWorld) -> None:
