@@ -44,6 +44,18 @@ PURPOSES = (
     # of volumes only; see mh_core.volume
     ATTACH,
 )
+#: Purposes after which a guest runs on the host that asked.
+STARTS = (
+    "launch",
+    "start",
+    "migrate-in",
+    "resize",
+    "rescue",
+    "rescue-plain",
+)
+#: Ends the names of a rescue image's disks, which are none of the
+#: instance's own.
+RESCUE = ".rescue"
 ORIGIN_PATTERN = r"https?://[A-Za-z0-9.\-\[\]:]{1,240}"
 #: Pattern of a disk's name.
 NAME = r"[A-Za-z0-9._\-]{1,64}"
@@ -134,6 +146,19 @@ class KeyRequest:
             raise fields.fail("disks", "volumes, each by its own uuid")
         if self.ticket:
             raise fields.fail("ticket", "a volume is no launch")
+
+    @property
+    def holds(self) -> bool:
+        """Its host is to run the instance, and so gets its lease.
+
+        Not by the key of a rescue image, which opens nothing of the
+        instance: a rescue's guest runs by the lease of the instance's own.
+        """
+        return self.purpose in STARTS and not (
+            self.purpose == "rescue"
+            and self.disks
+            and all(disk.name.endswith(RESCUE) for disk in self.disks)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -323,7 +323,7 @@ def _hold(
     An instance has one holder; two only during a live migration that the
     first one named.
     """
-    if request.purpose not in leases.HOLDING:
+    if not request.holds:
         return
     made = leases.Lease(
         id=number,

@@ -18,8 +18,6 @@ A row that has ended stays for a while, so that its host is told why.
 import sqlite3
 from dataclasses import asdict, dataclass, fields
 
-#: Purposes of a release after which a guest runs.
-HOLDING = ("launch", "start", "migrate-in", "rescue")
 #: Longest live migration that a holder may name, seconds.
 HANDOVER = 3600
 #: Ended leases of one instance that are kept.

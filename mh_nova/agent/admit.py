@@ -18,8 +18,8 @@ Steps, with the id each refuses by:
 2. the purpose is one this agent starts guests for
    (``agent.admit.purpose``), and it is the domain of this instance
    (``agent.admit.instance``);
-3. it boots from its disk and nothing else (``agent.admit.direct-boot``,
-   ``agent.admit.boot``);
+3. it boots from its root disk and nothing else, by libvirt's own order as
+   well (``agent.admit.direct-boot``, ``agent.admit.boot``);
 4. no part of the host or of another machine is passed into it
    (``agent.admit.passthrough``), no channel leads into it
    (``agent.admit.channel``), nobody can type at it
@@ -48,8 +48,13 @@ from lxml import etree
 
 from mh_core.errors import InputError
 from mh_core.launch_policy import LaunchPolicy
+from mh_core.request import STARTS
 from mh_core.verdict import Event, Findings, Verdict
-from mh_nova.agent import domain_firmware, domain_tpm, domain_volume
+from mh_nova.agent import (
+    domain_boot,
+    domain_tpm,
+    domain_volume,
+)
 from mh_nova.agent.domain_schema import ALLOWED, NAMED
 from mh_nova.agent.domain_shape import NO_STORE, encryption, shape
 from mh_nova.agent.domain_volume import ExpectedVolume
@@ -57,14 +62,7 @@ from mh_nova.agent.domain_volume import ExpectedVolume
 EVENT = "agent.admit"
 PASSED = EVENT + ".passed"
 MAX_XML = 512 * 1024
-_STARTS = (
-    "launch",
-    "start",
-    "migrate-in",
-    "resize",
-    "rescue",
-    "rescue-plain",
-)
+ROOT = "disk"
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Facts:
     user_data_digest: str
     console_log: str
     emulators: tuple[str, ...] = field(default=())
-    root: str = "disk"
+    root: str = ROOT
     plain: str = ""
     tpm: str = ""
     firmwares: tuple[str, ...] = ()
@@ -179,14 +177,14 @@ def admit(xml: str, facts: Facts) -> Verdict:
         found.note(exc)
         return found.verdict()
     # 2
-    if facts.purpose not in _STARTS:
+    if facts.purpose not in STARTS:
         found.add(EVENT + ".purpose", f"no guest starts for {facts.purpose}")
     if root.tag != "domain" or [
         node.text for node in root.findall("uuid")
     ] != [facts.instance]:
         found.add(EVENT + ".instance", "the domain is not this instance's")
     # 3, 4
-    _boot(root, facts, found)
+    domain_boot.judge(root, facts.root == ROOT, facts.firmwares, found)
     _consoles(root, facts, found)
     for node in root.findall("devices/emulator"):
         if node.text not in facts.emulators:
@@ -206,20 +204,6 @@ def admit(xml: str, facts: Facts) -> Verdict:
     if found.events:
         return found.verdict()
     return Verdict(True, (Event(PASSED, domain_digest(xml)),))
-
-
-def _boot(root: Any, facts: Facts, found: Findings) -> None:
-    devices = [node.get("dev") for node in root.findall("os/boot")]
-    # nova names none for a rescue; libvirt then takes hd
-    if devices != ["hd"] and (devices or facts.root == "disk"):
-        found.add(EVENT + ".boot", "it must boot from its disk only")
-    if len(root.findall("os")) != 1:
-        found.add(EVENT + ".boot", "exactly one <os> is expected")
-    if not domain_firmware.right(root, facts.firmwares):
-        found.add(EVENT + ".boot", "the firmware is not one on the list")
-    # <boot order=…/> on a device overrides it, and excludes <os><boot>
-    if root.findall("devices/*/boot"):
-        found.add(EVENT + ".boot", "a device has a boot order")
 
 
 def _consoles(root: Any, facts: Facts, found: Findings) -> None:
@@ -271,6 +255,12 @@ def _disks(root: Any, facts: Facts, found: Findings) -> None:
             found.add(EVENT + ".root-disk", "the rescue disk is not there")
     elif not any(disk.name == facts.root for disk in facts.disks):
         found.add(EVENT + ".root-disk", "the instance has no root disk")
+    # 3
+    path = facts.plain or next(
+        (disk.path for disk in facts.disks if disk.name == facts.root), ""
+    )
+    if path in seen:
+        domain_boot.judge_disks(root.findall("devices/disk"), path, found)
 
 
 #: With <encryption>, libvirt takes "raw" for QEMU's driver "luks".
@@ -318,22 +308,31 @@ def _volume(node: Any, volume: ExpectedVolume, found: Findings) -> None:
         )
 
 
-def admit_volume(xml: str, volume: ExpectedVolume) -> Verdict:
+def admit_volume(
+    xml: str, volume: ExpectedVolume, domain: str | None = None, root: str = ""
+) -> Verdict:
     """Hold the device that is to be plugged in against the allow-list.
 
     :param xml: one ``<disk>``.
+    :param domain: XML of the domain that gets it, which must go on to boot
+        from the disk at the path ``root``; None: there is none.
     :returns: as :func:`admit`.
     """
     found = Findings()
     try:
-        root = parse(xml)
+        node = parse(xml)
+        there = None if domain is None else parse(domain)
     except InputError as exc:
         found.note(exc)
         return found.verdict()
-    _volume(root, volume, found)
-    if root.find("boot") is not None:
+    _volume(node, volume, found)
+    if node.find("boot") is not None:
         found.add(EVENT + ".boot", "a device has a boot order")
-    _elements(root, "devices/disk", found)
+    if there is not None:
+        # nova writes it into the domain of every later start
+        disks = [*there.findall("devices/disk"), node]
+        domain_boot.judge_disks(disks, root, found)
+    _elements(node, "devices/disk", found)
     if found.events:
         return found.verdict()
     return Verdict(True, (Event(PASSED, domain_digest(xml)),))

@@ -38,7 +38,7 @@ from mh_core import volume
 from mh_core.errors import Conflict, Denied, MHError
 from mh_core.secret import Secret
 from mh_nova.agent import domain_volume
-from mh_nova.agent.admit import admit_volume, domain_digest, parse
+from mh_nova.agent.admit import ROOT, admit_volume, domain_digest, parse
 from mh_nova.agent.attempt import Attempt, Opened
 from mh_nova.agent.domain_volume import ExpectedVolume
 from mh_nova.agent.keys import volume_request
@@ -91,7 +91,13 @@ class Attaching(Work):
         volumes = Volumes(self._p.conf)
         volumes.check(one)
         # 3
-        verdict = admit_volume(xml, one)
+        libvirt, instance = self._p.libvirt, record.instance
+        verdict = admit_volume(
+            xml,
+            one,
+            None if libvirt is None else libvirt.domain_xml(instance),
+            self._p.root.disk(instance, ROOT),
+        )
         for event in verdict.events[1:]:
             LOG.warning("%s %s %s", event.id, record.instance, event.detail)
         verdict.require()

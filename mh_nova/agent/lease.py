@@ -30,7 +30,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mh_core.errors import MHError, Unavailable
@@ -88,11 +88,13 @@ class Leases(Watch):
     ) -> None:
         """A release was opened for a guest that is about to start.
 
-        The record is in its file when this returns.
+        Any other release gives the key server's holder no lease, so that
+        what runs goes on by the one it has.  The record is in its file when
+        this returns.
         """
         payload = opened.payload
-        if not payload.signing_jwk:
-            # without a lease, :mod:`.release` saw to that
+        if not opened.request.holds or not payload.signing_jwk:
+            # without a signer there is no lease, :mod:`.release` saw to that
             return
         record = LeaseRecord(
             instance=instance.instance,
@@ -108,6 +110,14 @@ class Leases(Watch):
             ends=0,
         ).renewed(payload.lease, opened.asked)
         with self._wake:
+            known = self._all.get(record.instance)
+            if known is not None and (
+                (known.record.boot, known.record.lease)
+                == (record.boot, record.lease)
+                and known.record.asked > record.asked
+            ):
+                # of the same release, and renewed since
+                record = replace(known.record, renewing=True)
             self.store.save(record)
             self._all[record.instance] = Watched(
                 record, self._next(record), self.clock() + _STARTING

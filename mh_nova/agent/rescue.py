@@ -153,8 +153,13 @@ class Rescuing(Making, Starting, Driving):
         attempt = self._attempt_to_start(instance, purpose)
         try:
             self._p.guard.require()
-            if attempt.opened is None or not attempt.opened.fresh():
-                self._keys.open(attempt)
+            opened = attempt.opened
+            if opened is None or not opened.fresh():
+                opened = self._keys.open(attempt)
+            # the guest runs, and from now on by this release's lease
+            self._p.leases.begin(
+                attempt.record, str(attempt.url.origin), opened
+            )
         except MHError as exc:
             self._end(attempt, exc)
             raise

@@ -146,13 +146,13 @@ class TrustedLibvirtDriver(Operations):
         with faults.at_spawn():
             if not self._mh_decide(instance):
                 return build()
-            self._mh_check_shape(
-                instance, block_device_info, files=injected_files
-            )
-            self._mh_require()
-            more = disks.wanted(instance, block_device_info)
             done = False
             try:
+                self._mh_check_shape(
+                    instance, block_device_info, files=injected_files
+                )
+                self._mh_require()
+                more = disks.wanted(instance, block_device_info)
                 with self._mh_launcher.launch(context, instance, more):
                     build()
                 done = True
@@ -379,6 +379,8 @@ class TrustedLibvirtDriver(Operations):
     def _mh_forget(self, instance: Any) -> None:
         """Must not keep nova from deleting: a record that stays holds no
         secret, and is of an instance that is gone."""
+        # nova has not called off what it announced, in every case
+        self._mh_launcher.drop(instance)
         try:
             self._mh_client.forget(instance.uuid)
         except MHError as error:

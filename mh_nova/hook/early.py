@@ -16,18 +16,22 @@ and ``spawn`` when block devices and ports are ready.  What the agent needs
 is known at the first of them, so that the release runs beside the rest.
 
 Nothing is decided here: whatever goes wrong, ``spawn`` prepares again, and
-hears why.
+hears why.  What was given up never reaches the agent afterwards, where it
+would end the launch that goes on without it, or come after the instance was
+forgotten: each preparation passes a :class:`Gate` right before it tells the
+agent, and who gives it up shuts that.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from oslo_log import log as logging
 
-from mh_core.errors import MHError
+from mh_core.errors import Conflict, MHError
 from mh_nova.hook.disks import Disks
 
 LOG = logging.getLogger(__name__)
@@ -35,6 +39,33 @@ LOG = logging.getLogger(__name__)
 WORKERS = 10
 #: Longest time between the two calls, s; the agent keeps a key no longer.
 MAX_AGE = 60.0
+
+
+class Gate:
+    """Open until it is shut, which waits for whoever is passing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shut = False
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """:raises Conflict: ``hook.launch.given-up``."""
+        with self._lock:
+            if self._shut:
+                raise Conflict(
+                    "hook.launch.given-up", "the early preparation came late"
+                )
+            yield
+
+    def shut(self, wait: bool = True) -> bool:
+        """:returns: False: not shut, since somebody passes; not with
+        ``wait``."""
+        if not self._lock.acquire(blocking=wait):
+            return False
+        self._shut = True
+        self._lock.release()
+        return True
 
 
 @dataclass(frozen=True)
@@ -46,10 +77,17 @@ class _Begun:
 
     more: Disks
     at: float
+    gate: Gate
     future: "Future[None]"
 
     def stale(self) -> bool:
         return time.monotonic() - self.at > MAX_AGE
+
+    def over(self) -> bool:
+        """It is too old, and told the agent, or never will."""
+        return self.stale() and (
+            self.future.done() or self.gate.shut(wait=False)
+        )
 
 
 class Early:
@@ -61,16 +99,20 @@ class Early:
         self._workers = ThreadPoolExecutor(workers, "mh-early")
 
     def begin(
-        self, instance: str, more: Disks, work: Callable[[], None]
+        self, instance: str, more: Disks, work: Callable[[Gate], None]
     ) -> None:
         """
         :param instance: uuid.
-        :param work: prepares it with the agent; an ``MHError`` is for
-            :meth:`take` to answer.
+        :param work: prepares it with the agent, through the gate; an
+            ``MHError`` is for :meth:`take` to answer.
         """
-        begun = _Begun(more, time.monotonic(), self._workers.submit(work))
+        self.drop(instance)
+        gate = Gate()
+        begun = _Begun(
+            more, time.monotonic(), gate, self._workers.submit(work, gate)
+        )
         with self._lock:
-            for other in [n for n, b in self._begun.items() if b.stale()]:
+            for other in [n for n, b in self._begun.items() if b.over()]:
                 del self._begun[other]
             self._begun[instance] = begun
 
@@ -79,6 +121,9 @@ class Early:
         with self._lock:
             begun = self._begun.pop(instance, None)
         if begun is None or begun.future.cancel():
+            return False
+        if begun.stale():
+            begun.gate.shut()
             return False
         try:
             begun.future.result()
@@ -89,8 +134,12 @@ class Early:
         return begun.more == more and not begun.stale()
 
     def drop(self, instance: str) -> None:
-        """The launch is over before it began."""
-        self.take(instance, ())
+        """The launch is over before it began: the agent has heard of it
+        when this returns, or never will."""
+        with self._lock:
+            begun = self._begun.pop(instance, None)
+        if begun is not None and not begun.future.cancel():
+            begun.gate.shut()
 
 
 def _said(error: BaseException) -> str:

@@ -37,7 +37,7 @@ from mh_nova.hook.agent_client import (
 )
 from mh_nova.hook.arrive import PART as PART
 from mh_nova.hook.arrive import Arrivals, user_data_digest
-from mh_nova.hook.early import Early
+from mh_nova.hook.early import Early, Gate
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -81,9 +81,9 @@ class Launcher(Arrivals):
         """
         more = disks.wanted(instance, None)
 
-        def work() -> None:
+        def work(gate: Gate) -> None:
             require()
-            self.prepare(context, instance, "launch", more=more)
+            self.prepare(context, instance, "launch", more=more, gate=gate)
 
         self._early.begin(instance.uuid, more, work)
 
@@ -98,6 +98,7 @@ class Launcher(Arrivals):
         purpose: str,
         size: int = 0,
         more: disks.Disks | None = None,
+        gate: Gate | None = None,
     ) -> properties.ImageFacts:
         """Tell the agent, so that the key comes while the image downloads.
 
@@ -105,6 +106,7 @@ class Launcher(Arrivals):
         :param size: of a root disk that is there already, bytes.
         :param more: disks beside the root disk; None for those that are
             there.
+        :param gate: that the agent is told through.
         :raises MHError: ``hook.image.*``, ``hook.launch.*``, the agent's.
         """
         try:
@@ -125,25 +127,25 @@ class Launcher(Arrivals):
             )
         if more is None:
             more = disks.there(instance)
-        self._client.prepare(
-            PrepareRequest(
-                instance=instance.uuid,
-                image=facts.image,
-                project=instance.project_id,
-                user=instance.user_id,
-                host=CONF.host,
-                key_url=facts.key_url,
-                key_id=facts.key_id,
-                manifest=facts.manifest,
-                ticket=(instance.metadata or {}).get(TICKET, ""),
-                compat=facts.compat,
-                purpose=purpose,
-                virtual_size=facts.virtual_size,
-                disks=((ROOT, size or root or facts.virtual_size), *more),
-                user_data_digest=user_data_digest(instance.user_data),
-                vtpm=bool(firmware.vtpm(instance)),
-            )
+        request = PrepareRequest(
+            instance=instance.uuid,
+            image=facts.image,
+            project=instance.project_id,
+            user=instance.user_id,
+            host=CONF.host,
+            key_url=facts.key_url,
+            key_id=facts.key_id,
+            manifest=facts.manifest,
+            ticket=(instance.metadata or {}).get(TICKET, ""),
+            compat=facts.compat,
+            purpose=purpose,
+            virtual_size=facts.virtual_size,
+            disks=((ROOT, size or root or facts.virtual_size), *more),
+            user_data_digest=user_data_digest(instance.user_data),
+            vtpm=bool(firmware.vtpm(instance)),
         )
+        with (gate or Gate()).passing():
+            self._client.prepare(request)
         return facts
 
     @contextlib.contextmanager

@@ -39,5 +39,4 @@ class Prepare(LibvirtDriver, TrustedDriver):
         """``spawn`` will not come."""
         super().failed_spawn_cleanup(instance)
         if self._mh_ours.claimed(instance):
-            self._mh_launcher.drop(instance)
             self._mh_forget(instance)

@@ -19,14 +19,17 @@ import pytest
 
 from mh_core.encoding import b64u
 from mh_core.evidence import Evidence, release_claims
+from mh_core.launch_policy import LaunchPolicy
 from mh_core.lease import LeaseGrant, LeaseRequest
 from mh_core.payload import ReleasePayload
+from mh_core.request import PURPOSES, STARTS, Disk
 from mh_core.tpm.quote import LABEL_HOST, LABEL_RELEASE
 from tests.fixture import softtpm
 from tests.unit.mh_kms.launch import Launch
 from tests.unit.mh_kms.world import DEK, ORIGIN, World
 
 LEASE = 600
+VOLUME = "7a5f6c1e-93b0-4d28-8e14-2c9d0b7f3a65"
 
 
 class Holder:
@@ -213,27 +216,92 @@ def test_another_host_takes_it_over(
     assert (two["host"], two["ended_at"]) == ("node2", None)
 
 
-def test_the_same_host_starts_it_again(launch: Launch, first: Holder) -> None:
-    first.takes("launch")
-    old = first.lease
+def allows(launch: Launch, *purposes: str) -> None:
+    """The policy, from now on."""
+    world = launch.world
+    document = world.policy(**policy(purposes=["start", *purposes]))
+    path = f"/v1/keys/{launch.key}/policy"
+    assert world.call("PUT", path, document).status_code == 200
+
+
+@pytest.mark.parametrize("purpose", STARTS)
+def test_whoever_starts_it_holds_it(
+    launch: Launch, first: Holder, second: Holder, purpose: str
+) -> None:
+    """Whatever the guest is started for: on one host, by one lease."""
+    allows(launch, purpose)
+    first.takes()
+    second.takes(purpose)
+    first.refused("kms.release.lease-moved")
+    second.gets()
+    second.takes(purpose)
+    second.gets()
+
+
+@pytest.mark.parametrize("purpose", STARTS)
+def test_the_same_host_starts_it_again(
+    launch: Launch, first: Holder, purpose: str
+) -> None:
+    allows(launch, purpose)
     first.takes("start")
+    old = first.lease
+    first.takes(purpose)
     assert "kms.lease.moved" not in events(launch)
     first.gets()
     first.lease = old
     first.refused("kms.release.lease-ended")
 
 
+@pytest.mark.parametrize(
+    ("purpose", "disks"),
+    [
+        ("snapshot", ("disk",)),
+        ("flatten", ("disk",)),
+        ("stream", ("disk",)),
+        ("attach", ("volume-" + VOLUME,)),
+        # by the key of the rescue image, which may be the same
+        ("rescue", ("disk.rescue", "disk.config.rescue")),
+    ],
+)
 def test_a_release_that_starts_nothing_takes_no_lease(
-    world: World, second: Holder, first: Holder, launch: Launch
+    second: Holder,
+    first: Holder,
+    launch: Launch,
+    purpose: str,
+    disks: tuple[str, ...],
 ) -> None:
-    path = f"/v1/keys/{launch.key}/policy"
-    world.call(
-        "PUT", path, world.policy(**policy(purposes=["start", "resize"]))
+    allows(launch, purpose)
+    digest = launch.world.register(
+        launch.key, launch_policy=LaunchPolicy(snapshots=True)
     )
+    launch.request = replace(launch.request, manifest_digest=digest)
     first.takes()
-    second.takes("resize")
+    held = first.lease
+    second.takes(purpose, disks=tuple(Disk(name, VOLUME) for name in disks))
     first.gets()
     second.refused("kms.release.lease-unknown")
+    # nor does the guest's own host lose it, or get another
+    first.takes(purpose, disks=tuple(Disk(name, VOLUME) for name in disks))
+    first.refused("kms.release.lease-unknown")
+    first.lease = held
+    first.gets()
+    assert len(shown(launch)["leases"]) == 1
+
+
+@pytest.mark.parametrize("disks", [(), ("disk", "disk.rescue"), ("disk",)])
+def test_a_rescue_with_a_disk_of_the_instance_holds_it(
+    launch: Launch, first: Holder, second: Holder, disks: tuple[str, ...]
+) -> None:
+    allows(launch, "rescue")
+    first.takes()
+    second.takes("rescue", disks=tuple(Disk(name, VOLUME) for name in disks))
+    first.refused("kms.release.lease-moved")
+
+
+def test_every_purpose_starts_a_guest_or_none() -> None:
+    """A new one is to be thought about in the two tests above."""
+    nothing = {"snapshot", "flatten", "stream", "attach"}
+    assert set(PURPOSES) == {*STARTS} | nothing
 
 
 # -- who asks ------------------------------------------------------------

@@ -83,11 +83,13 @@ def plain_drive(path: str) -> tuple[str, str]:
     )
 
 
-def plain_disk(name: str) -> tuple[str, str]:
+def plain_disk(
+    name: str, target: str = "vdb", bus: str = "virtio", kind: str = "disk"
+) -> tuple[str, str]:
     return device(
-        '<disk type="file" device="disk"><driver name="qemu" type="qcow2" '
+        f'<disk type="file" device="{kind}"><driver name="qemu" type="qcow2" '
         f'cache="none"/><source file="{DIRECTORY}/{name}"/>'
-        '<target dev="vdb" bus="virtio"/></disk>'
+        f'<target dev="{target}" bus="{bus}"/></disk>'
     )
 
 
@@ -102,6 +104,36 @@ PLAIN: Facts = {
     "plain": f"{DIRECTORY}/disk.rescue",
 }
 CONFIG: Facts = {"more": ["disk.config"]}
+
+
+TARGET = '<target dev="vda" bus="virtio"/>'
+VOLUME = "6f0a3c9e-6f0e-4a53-9d2b-0d9a6f1f1a11"
+BLOCK = "/dev/disk/by-path/volume"
+#: ``mh_core.volume.secret_uuid`` of it
+VOLUME_SECRET = "a421b616-38f1-5212-a425-cfea6e088230"
+VOLUMES: Facts = {"volumes": [[VOLUME, "block", BLOCK]]}
+
+
+def first(found: tuple[str, str]) -> tuple[str, str]:
+    """The device at the start of the list instead of its end."""
+    return DISK, found[1].removesuffix(END).lstrip("\n") + DISK
+
+
+def volume(target: str = "vdb", bus: str = "virtio") -> tuple[str, str]:
+    return device(
+        '<disk type="block" device="disk"><driver name="qemu" type="raw" '
+        f'cache="none"/><source dev="{BLOCK}"><encryption format="luks" '
+        'engine="qemu"><secret type="passphrase" '
+        f'uuid="{VOLUME_SECRET}"/></encryption></source><backingStore/>'
+        f'<target dev="{target}" bus="{bus}"/><serial>{VOLUME}</serial></disk>'
+    )
+
+
+def after(target: str, found: tuple[str, str]) -> tuple[str, str]:
+    """The root disk at another target, and the device right behind it."""
+    old = f"{TARGET}\n    </disk>\n"
+    xml = found[1].removesuffix(END)
+    return old, old.replace("vda", target) + xml
 
 
 def top(xml: str) -> tuple[str, str]:
@@ -152,8 +184,23 @@ ROWS: list[Row] = [
         a("passed"),
         CONFIG,
     ),
-    ("rescue", *more("disk.rescue"), a("passed"), RESCUE),
-    ("plain-rescue", *plain_disk("disk.rescue"), a("passed"), PLAIN),
+    ("rescue", *first(more("disk.rescue")), a("passed"), RESCUE),
+    (
+        "plain-rescue",
+        *first(plain_disk("disk.rescue", "hda", "ide")),
+        a("passed"),
+        PLAIN,
+    ),
+    (
+        "root-disk-at-vdb",
+        TARGET,
+        TARGET.replace("vda", "vdb"),
+        a("passed"),
+        {},
+    ),
+    ("volume", *volume(), a("passed"), VOLUMES),
+    ("volume-on-another-bus", *volume("sda", "scsi"), a("passed"), VOLUMES),
+    ("volume-beyond-vdz", *after("vdz", volume("vdaa")), a("passed"), VOLUMES),
     (
         "rescue-without-boot",
         '    <boot dev="hd"/>\n',
@@ -217,6 +264,64 @@ ROWS: list[Row] = [
     ("cut-off", "</domain>", "", a("xml"), {}),
     # -- 2 purpose, instance
     ("snapshot", "", "", a("purpose"), {"purpose": "snapshot"}),
+    # what libvirt would boot is the root disk
+    (
+        "volume-before-the-root-disk",
+        *after("vdb", volume("vda")),
+        a("boot"),
+        VOLUMES,
+    ),
+    ("volume-first", *first(volume("sda", "scsi")), a("boot"), VOLUMES),
+    ("volume-at-the-same-target", *volume("vda"), a("boot"), VOLUMES),
+    ("volume-at-a-partition", *volume("vdb1"), a("boot"), VOLUMES),
+    (
+        "volume-at-no-index",
+        *after("vdb", volume("vd" + "z" * 9)),
+        a("boot"),
+        VOLUMES,
+    ),
+    (
+        "volume-without-a-bus",
+        DISK,
+        volume()[1].removesuffix(END).replace(' bus="virtio"', "") + DISK,
+        a("boot"),
+        VOLUMES,
+    ),
+    (
+        "swap-before-the-root-disk",
+        *first(more("disk.swap")),
+        a("boot"),
+        {"more": ["disk.swap"]},
+    ),
+    (
+        # its bus comes first then, and a volume on it
+        "config-drive-before-the-root-disk",
+        *first(more("disk.config", CDROM, extra="<readonly/>")),
+        a("boot"),
+        CONFIG,
+    ),
+    ("root-disk-twice-targeted", TARGET, TARGET + TARGET, a("boot"), {}),
+    ("root-disk-untargeted", TARGET, "", a("boot"), {}),
+    (
+        "root-disk-without-a-bus",
+        TARGET,
+        TARGET.replace(' bus="virtio"', ""),
+        a("boot"),
+        {},
+    ),
+    ("rescue-behind-the-own-disk", *more("disk.rescue"), a("boot"), RESCUE),
+    (
+        "rescue-above-the-own-disk",
+        *first(plain_disk("disk.rescue")),
+        a("boot"),
+        PLAIN,
+    ),
+    (
+        "plain-rescue-as-cdrom",
+        *first(plain_disk("disk.rescue", "hda", "ide", "cdrom")),
+        a("boot"),
+        PLAIN,
+    ),
     # the rescue image must be there, and be what it boots from
     (
         "rescue-without-its-disk",
@@ -233,7 +338,7 @@ ROWS: list[Row] = [
     ),
     (
         "rescue-disk-in-the-clear",
-        *plain_disk("disk.rescue"),
+        *first(plain_disk("disk.rescue", "hda", "ide")),
         a("disk"),
         RESCUE,
     ),
@@ -526,7 +631,7 @@ ROWS: list[Row] = [
         "disk-as-cdrom",
         DISK,
         '    <disk type="file" device="cdrom">',
-        a("disk"),
+        a("boot", "disk"),
         {},
     ),
     (
@@ -784,7 +889,7 @@ ROWS: list[Row] = [
     (
         "vtpm",
         *device('<tpm model="tpm-crb"><backend type="emulator"/></tpm>'),
-        a("element"),
+        a("tpm"),
         {},
     ),
     (

@@ -137,6 +137,16 @@ def test_the_key_refused_where_it_arrives(moved: World) -> None:
     assert not moved.secrets.defined
 
 
+def test_the_lease_of_a_resize(moved: World) -> None:
+    """The guest that starts after it can ask for more."""
+    moved.kms.lease = 600
+    arrive(moved, "resize")
+    moved.start("resize")
+    lease = moved.leases.of(moved.instance)
+    assert lease is not None
+    assert lease.lease == moved.kms.held[moved.instance]
+
+
 def test_growing(moved: World) -> None:
     arrive(moved, "resize")
     moved.launcher.resize(moved.instance, "disk", LARGER)

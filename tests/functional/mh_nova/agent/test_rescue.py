@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from mh_core import config_drive, manifest
+from mh_core.errors import Denied
 from mh_core.launch_policy import LaunchPolicy
 from mh_core.secret import Secret
 from mh_nova.agent.overlay import BaseFile, secret_uuid
@@ -58,6 +59,14 @@ class RescueWorld(World):
         self.make()
         self.start()
         self.launcher.started(self.instance, True)
+
+    def governed(self) -> None:
+        """The guest's lease is the one that its own key server holds."""
+        lease = self.leases.of(self.instance)
+        assert lease is not None
+        assert lease.origin == self.kms.origin
+        assert lease.lease == self.kms.held[self.instance]
+        assert (lease.seconds, bool(lease.ends)) == (600, True)
 
     @property
     def rescue_disk(self) -> Path:
@@ -101,10 +110,14 @@ class RescueWorld(World):
             '<backingStore/></backingStore><target dev="vda" bus="virtio"/>'
             "</disk>"
         ).format(*(self.encryption(layer) for layer in ("overlay", "base")))
+        return self.first(disk).replace("</devices>", more + "</devices>")
+
+    def first(self, disk: str) -> str:
+        """The domain with a disk before its own."""
         return (
             self.xml()
             .replace('dev="vda"', 'dev="vdb"')
-            .replace("</devices>", disk + more + "</devices>")
+            .replace("<disk ", disk + "<disk ", 1)
         )
 
     def encryption(self, layer: str, name: str = "disk.rescue") -> str:
@@ -155,6 +168,44 @@ def test_rescue_and_back(world: RescueWorld, own: bool) -> None:
     assert world.disk.read_bytes() == disk
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_lease_of_a_rescue_and_back(world: RescueWorld, own: bool) -> None:
+    """Its own key's at every moment; the other's says nothing about it."""
+    world.kms.lease = 600
+    world.run()
+    world.governed()
+    first = world.leases.of(world.instance)
+    world.prepare_rescue(own)
+    world.governed()
+    assert world.leases.of(world.instance) == first
+    world.make_rescue(own)
+    world.governed()
+    world.start("rescue", world.rescue_xml(own))
+    world.governed()
+    world.launcher.started(world.instance, True)
+    world.governed()
+    world.start("start")
+    world.launcher.started(world.instance, True)
+    world.governed()
+    assert world.instance not in world.other_kms.held
+
+
+def test_a_rescue_that_finds_no_room_leaves_the_lease(
+    world: RescueWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused after both keys, while the guest still runs."""
+    world.kms.lease = 600
+    world.run()
+
+    def full(*_args: Any) -> None:
+        raise Denied("agent.overlay.write", "no space")
+
+    monkeypatch.setattr(world.overlays, "write", full)
+    assert refused(world.make_rescue) == "agent.overlay.write"
+    monkeypatch.undo()
+    untouched(world)
+
+
 def test_after_a_restart_of_the_agent(world: RescueWorld) -> None:
     world.run()
     world.make_rescue()
@@ -178,6 +229,8 @@ def test_the_report_names_the_rescue_image(world: RescueWorld) -> None:
 
 def untouched(world: RescueWorld) -> None:
     """Nothing of the rescue is there, and the instance starts."""
+    if world.kms.lease:
+        world.governed()
     assert not world.rescue_disk.exists()
     assert not world.secrets.defined
     assert len(world.launcher.disks(world.instance)) == 1
@@ -194,6 +247,7 @@ def test_an_image_that_a_stranger_signed(tmp_path: Path) -> None:
         world.other = world.other_kms.tenant = Tenant(
             folder, launch_policy=POLICY
         )
+        world.kms.lease = 600
         world.run()
         assert refused(world.make_rescue) == "agent.rescue.stranger"
         assert world.events()[-1] == "agent.rescue.stranger"
@@ -203,6 +257,7 @@ def test_an_image_that_a_stranger_signed(tmp_path: Path) -> None:
 
 
 def test_a_release_policy_without_rescue(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.kms.reply = lambda path: world.kms.error(403, "kms.release.purpose")
     assert refused(world.make_rescue) == "agent.kms.refused"
@@ -211,6 +266,7 @@ def test_a_release_policy_without_rescue(world: RescueWorld) -> None:
 
 
 def test_a_rescue_image_whose_key_is_refused(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.other_kms.reply = lambda path: world.kms.error(
         403, "kms.release.project"
@@ -220,6 +276,7 @@ def test_a_rescue_image_whose_key_is_refused(world: RescueWorld) -> None:
 
 
 def test_a_rescue_image_that_is_not_its_manifests(world: RescueWorld) -> None:
+    world.kms.lease = 600
     world.run()
     world.prepare_rescue()
     part = world.base.with_name(base_name(world.other.image) + PART)
@@ -236,6 +293,7 @@ def test_a_rescue_image_that_is_not_its_manifests(world: RescueWorld) -> None:
     ("case", "event"),
     [
         ("without-rescue-disk", "agent.admit.root-disk"),
+        ("booting-the-own-disk", "agent.admit.boot"),
         ("plain-rescue-disk", "agent.admit.disk"),
         ("not-prepared", "agent.record.unknown"),
         ("rescue-disk-of-another-key", "agent.header.uuid"),
@@ -250,6 +308,9 @@ def test_a_start_that_is_refused(
         world.make_rescue()
     if case == "without-rescue-disk":
         text = world.xml()
+    elif case == "booting-the-own-disk":
+        # libvirt's order, not that of the XML
+        text = text.replace("vda", "vdc")
     elif case == "plain-rescue-disk":
         text = text.replace(world.encryption("overlay"), "")
     elif case == "rescue-disk-of-another-key":
@@ -283,19 +344,17 @@ def test_another_projects_instance(world: RescueWorld) -> None:
 def test_a_disk_in_the_clear_where_the_policy_allows_it(
     world: RescueWorld,
 ) -> None:
+    world.kms.lease = 600
     world.run()
     world.launcher.allow_plain(world.instance)
     assert world.kms.requests[-1].purpose == "rescue-plain"
+    world.governed()
     disk = (
         '<disk type="file" device="disk"><driver name="qemu" type="qcow2"/>'
         f'<source file="{world.rescue_disk}"/>'
         '<target dev="vda" bus="virtio"/></disk>'
     )
-    text = (
-        world.xml()
-        .replace('dev="vda"', 'dev="vdb"')
-        .replace("</devices>", disk + "</devices>")
-    )
+    text = world.first(disk)
     # no other purpose lets it in
     for purpose in ("start", "rescue"):
         assert refused(world.start, purpose, text) in (
@@ -304,12 +363,14 @@ def test_a_disk_in_the_clear_where_the_policy_allows_it(
         )
     world.start("rescue-plain", text)
     assert len(world.secrets.defined[world.instance]) == 2
+    world.governed()
     world.launcher.started(world.instance, True)
     world.kms.reply = lambda path: world.kms.error(403, "kms.release.purpose")
     assert refused(world.launcher.allow_plain, world.instance) == (
         "agent.kms.refused"
     )
     assert refused(world.start, "rescue-plain", text) == "agent.kms.refused"
+    world.governed()
 
 
 def test_a_rescue_gets_a_config_drive_of_its_own(world: RescueWorld) -> None:

@@ -16,6 +16,7 @@ them into a guest of a real libvirt.  A block device is tried where this
 machine has loop devices.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -135,6 +136,33 @@ def started(world: World) -> None:
     world.start()
     world.launcher.started(world.instance, True)
     assert not world.secrets.defined
+
+
+class Domain:
+    """libvirt's place, with one domain."""
+
+    def __init__(self, xml: str) -> None:
+        self.xml = xml
+
+    def domain_xml(self, _instance: str) -> str | None:
+        return self.xml
+
+
+def test_a_volume_that_the_next_start_would_boot(world: World) -> None:
+    """The image's root disk is at vdb, where the cloud put it."""
+    started(world)
+    world.launcher._p = dataclasses.replace(
+        world.launcher._p,
+        libvirt=Domain(world.xml().replace('"vda"', '"vdb"')),  # type: ignore[arg-type]
+    )
+    one = File(world)
+    asked = len(world.kms.requests)
+    assert (
+        refused(world.launcher.attach, world.instance, one.xml("vda"))
+        == "agent.admit.boot"
+    )
+    assert len(world.kms.requests) == asked
+    world.launcher.attach(world.instance, one.xml("vdc"))
 
 
 def with_volumes(world: World, *devices: str) -> str:

@@ -253,6 +253,8 @@ class Kms:
         self.lease = 0
         self.signing = jose.generate_key()
         self.told: list[LeaseRequest] = []
+        #: Instance to the id of its one lease.
+        self.held: dict[str, str] = {}
         self._nonces: set[str] = set()
         leaf = authority.issue(f"kms-{uuid.uuid4()}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -396,6 +398,8 @@ class Kms:
     def wrap(self, request: KeyRequest, bind: Mapping[str, Any]) -> str:
         self.requests.append(request)
         payload = self.twist(self.payload(request))
+        if request.holds:
+            self.held[request.instance] = payload.audit
         return self.jwe(jose.wrap(payload.to_bytes(), bind, request.digest()))
 
     @staticmethod

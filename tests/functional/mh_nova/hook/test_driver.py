@@ -254,7 +254,7 @@ def test_refused_before_anything_is_made(
         spawn(driver, make_instance(**changes), info)
     assert message(caught.value).endswith(f"[hook.{cause}]")
     assert stock.calls == []
-    assert set(agent.verbs()) <= {"ours"}
+    assert set(agent.verbs()) <= {"ours", "forget"}
 
 
 GIB = 1 << 30

@@ -11,6 +11,7 @@
 # under the License.
 """Between a claim and its spawn: the key is asked for, nothing is decided."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,10 +109,45 @@ def test_a_launch_that_never_comes_is_forgotten(
     one = make_instance()
     driver.prepare_for_spawn(one)
     driver.failed_spawn_cleanup(one)
-    assert agent.verbs()[-2:] == ["prepare", "forget"]
+    assert agent.verbs()[-1] == "forget"
     assert agent.asked("forget")[0]["instance"] == INSTANCE
     driver.failed_spawn_cleanup(make_instance(trusted=False))
     assert len(agent.asked("forget")) == 1
+
+
+@pytest.mark.parametrize("how", ["refused", "deleted"])
+def test_a_launch_that_ends_before_it_is_taken(
+    driver: Any,
+    agent: FakeAgent,
+    glance: Glance,
+    stock: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """As in nova's ``_build_resources``, which only shuts it down then; the
+    image service answers later still."""
+    stock.replace("spawn", "_cleanup")
+    asks, go, real = threading.Event(), threading.Event(), glance.get
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        asks.set()
+        assert go.wait(10)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(glance, "get", slow)
+    kernel = "k" if how == "refused" else ""
+    one = make_instance(kernel_id=kernel, vm_state="building")
+    driver.prepare_for_spawn(one)
+    assert asks.wait(10)
+    if how == "refused":
+        with pytest.raises(exception.BuildAbortException):
+            spawn(driver, one)
+        assert agent.verbs()[-1] == "forget"
+    driver._cleanup(None, one, None, cleanup_instance_disks=True)
+    assert agent.verbs()[-1] == "forget"
+    go.set()
+    driver._mh_launcher._early._workers.shutdown(wait=True)
+    assert agent.asked("prepare") == []
 
 
 def test_without_a_context_it_waits_for_the_launch(

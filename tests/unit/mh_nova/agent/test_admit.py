@@ -28,6 +28,7 @@ from mh_nova.agent.admit import (
     admit,
     domain_digest,
 )
+from mh_nova.agent.domain_volume import ExpectedVolume
 from mh_nova.agent.overlay import secret_uuid
 from mh_nova.agent.paths import Root
 
@@ -70,6 +71,9 @@ def facts(changes: dict[str, Any] | None = None) -> Facts:
         root=changes.get("root", "disk"),
         plain=changes.get("plain", ""),
         tpm=changes.get("tpm", ""),
+        volumes=tuple(
+            ExpectedVolume(*one) for one in changes.get("volumes", [])
+        ),
     )
 
 

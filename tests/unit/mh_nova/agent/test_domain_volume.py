@@ -72,6 +72,23 @@ def test_a_volume(xml: str, kind: str) -> None:
     assert events(read_only, one) == {"agent.admit.passed"}
 
 
+def plugged(target: str, domain: str) -> set[str]:
+    xml = DEVICE.replace('"vdb"', f'"{target}"')
+    root = ROOT.disk(INSTANCE, "disk")
+    return {e.id for e in admit_volume(xml, EXPECTED, domain, root).events}
+
+
+def test_a_volume_that_the_next_start_would_boot() -> None:
+    """Where libvirt puts it is before the root disk."""
+    domain = plain().replace('"vda"', '"vdc"')
+    assert plugged("vdb", domain) == {"agent.admit.boot"}
+    assert plugged("vdd", domain) == {"agent.admit.passed"}
+    assert plugged("vdb", plain()) == {"agent.admit.passed"}
+    # nor a domain in which the root disk is not what is booted
+    assert plugged("vdb", "<domain/>") == {"agent.admit.boot"}
+    assert plugged("vdb", "<domain>") == {"agent.admit.xml"}
+
+
 ENCRYPTION = DEVICE[DEVICE.index("<encryption") : DEVICE.index("</source>")]
 HOSTILE: dict[str, tuple[str, str]] = {
     "in the clear": (ENCRYPTION, ""),

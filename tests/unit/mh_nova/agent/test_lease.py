@@ -25,7 +25,7 @@ from mh_core import jose
 from mh_core.errors import Denied, MHError, Unavailable
 from mh_core.lease import LeaseGrant
 from mh_core.payload import ReleasePayload
-from mh_core.request import Disk
+from mh_core.request import PURPOSES, STARTS, Disk
 from mh_core.secret import Secret
 from mh_nova.agent.attempt import Opened
 from mh_nova.agent.journal import Journal
@@ -93,10 +93,16 @@ class Host:
         )
 
     def starts(
-        self, instance: str = ONE, lease: int = 600, ok: bool = True
+        self,
+        instance: str = ONE,
+        lease: int = 600,
+        ok: bool = True,
+        purpose: str = "start",
+        asked: float | None = None,
+        audit: str = "",
     ) -> None:
         payload = ReleasePayload(
-            purpose="start",
+            purpose=purpose,
             key_id=KEY,
             dek=Secret(bytes(32)),
             overlay_keys={},
@@ -107,10 +113,13 @@ class Host:
             lease=lease,
             request_digest=bytes(32),
             issued_at=0,
-            audit=f"chain#{len(self.asker.calls)}",
+            audit=audit or f"chain#{len(self.asker.calls)}",
             signing_jwk=jose.public(SIGNER),
         )
-        opened = Opened(key_request(KEY, ORIGIN), payload, 0.0, self.now)
+        request = key_request(KEY, ORIGIN, purpose=purpose)
+        opened = Opened(
+            request, payload, 0.0, self.now if asked is None else asked
+        )
         record = InstanceRecord(
             instance=instance,
             image=TWO,
@@ -195,6 +204,32 @@ def test_renewed_from_half_its_time_on(host: Host) -> None:
     host.does_not_ask(500)
     host.asks(602)
     host.at(901)
+    assert host.guests.ended == []
+
+
+@pytest.mark.parametrize("purpose", sorted({*PURPOSES} - {*STARTS}))
+def test_what_starts_nothing_leaves_the_lease(
+    host: Host, purpose: str
+) -> None:
+    """Such a release gives no end, or another, to the guest that runs."""
+    host.starts(audit="chain#1")
+    before = host.record
+    host.starts(purpose=purpose, lease=0, audit="chain#2")
+    assert host.record == before
+
+
+def test_a_release_that_is_used_again_does_not_turn_the_lease_back(
+    host: Host,
+) -> None:
+    """As by a start within the minute that a release is kept for."""
+    host.starts(lease=40, audit="chain#1")
+    host.asker.seconds = 40
+    host.asks(30)
+    host.now = 1050.0
+    host.starts(asked=1000.0, lease=40, audit="chain#1")
+    assert host.record.ends == (1030 + 40) * 1000
+    host.at(50)
+    host.quiet()
     assert host.guests.ended == []
 
 
