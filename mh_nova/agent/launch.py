@@ -23,6 +23,7 @@ from typing import Any
 
 from mh_core.errors import InputError, NotFound
 from mh_core.request import Disk
+from mh_nova.agent.ask import Asking
 from mh_nova.agent.flatten import Flattening
 from mh_nova.agent.migrate import Migrating
 from mh_nova.agent.move import Moving
@@ -38,6 +39,7 @@ _SWEEP = 5.0
 
 
 class Launcher(
+    Asking,
     Recovering,
     Migrating,
     Rescuing,
@@ -70,6 +72,7 @@ class Launcher(
     def _sweep(self) -> None:
         while not self._stopped.wait(_SWEEP):
             self._attempts.expire()
+            self._ahead.expire()
             self._side.expire()
             self._p.bases.prune()
 

@@ -13,18 +13,20 @@
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from mh_core.config_drive import swap_header
 from mh_core.errors import Conflict, Denied, InputError, MHError, NotFound
-from mh_nova.agent.attempt import Attempt, Opened, Stage
+from mh_nova.agent.attempt import Attempt, Opened, Stage, Wrapped
 from mh_nova.agent.facts import (
     base_path,
     disk_answer,
 )
 from mh_nova.agent.keys import key_request
+from mh_nova.agent.kms import KeyUrl
 from mh_nova.agent.measure import Measured, verify_manifest, without_base
 from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.reason import named
@@ -54,8 +56,7 @@ class Making(Work):
         with self._attempts.own(instance):
             self._give_up(instance)
             self._p.guard.require()
-            if record.host != self._conf.host:
-                raise Denied("agent.prepare.host", "prepared for another host")
+            self._here(record)
             url = self._keys.check_url(record)
             known = self._known(instance)
             there = [self._uuid_of(record, disk) for disk in record.disks]
@@ -80,6 +81,7 @@ class Making(Work):
                 # a disk that came by a cold migration is there already
                 incoming=purpose == INCOMING and not made,
             )
+            record, key = self._asked(record, url, purpose, ticket, any(there))
             self._p.store.save_instance(record)
             attempt = Attempt(
                 record, url, key_request(record, url, purpose, ticket)
@@ -93,8 +95,45 @@ class Making(Work):
                 key_id=record.key_id,
             )
             self._p.bases.follow(record.image, instance)
-            attempt.key = self._keys.ask(attempt)
+            attempt.key = key or self._keys.ask(attempt)
             self._attempts.put(attempt)
+
+    def _here(self, record: InstanceRecord) -> None:
+        """:raises Denied: ``agent.prepare.host``."""
+        if record.host != self._conf.host:
+            raise Denied("agent.prepare.host", "prepared for another host")
+
+    def _asked(
+        self,
+        record: InstanceRecord,
+        url: KeyUrl,
+        purpose: str,
+        ticket: str,
+        there: bool,
+    ) -> tuple[InstanceRecord, "Future[Wrapped] | None"]:
+        """What was released ahead for this very launch, if anything was.
+
+        :param there: there are disks, and what they are called stands.
+        :returns: the record, with the disks that the release is for; it.
+        """
+        ahead = self._ahead.take(record.instance)
+        if ahead is None:
+            return record, None
+        names = {disk.name: disk.luks_uuid for disk in ahead.record.disks}
+        same = record
+        if not there:
+            same = replace(
+                record,
+                disks=tuple(
+                    replace(
+                        disk, luks_uuid=names.get(disk.name, disk.luks_uuid)
+                    )
+                    for disk in record.disks
+                ),
+            )
+        if key_request(same, url, purpose, ticket) != ahead.request:
+            return record, None
+        return same, ahead.key
 
     def _known(self, instance: str) -> dict[tuple[str, str], str]:
         """Digests of disks that are only read, by name and LUKS uuid."""

@@ -69,18 +69,17 @@ class Starting(Attaching):
             and attempt.request.purpose == purpose
         ):
             return attempt
+        ahead = self._ahead.take(instance)
         record = self._p.store.instance(instance)
         if not record.made:
             raise Conflict(
                 "agent.start.not-made", "the instance's disks are not made"
             )
         url = self._keys.check_url(record)
-        attempt = Attempt(
-            record,
-            url,
-            key_request(record, url, purpose, ""),
-            stage=Stage.MADE,
-        )
+        request = key_request(record, url, purpose, "")
+        attempt = Attempt(record, url, request, stage=Stage.MADE)
+        if ahead is not None and ahead.request == request:
+            attempt.key = ahead.key
         self._attempts.put(attempt)
         return attempt
 

@@ -126,6 +126,22 @@ def prepare(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def ask_launch(context: Context, fields: Fields) -> dict[str, Any]:
+    record = _record(fields, _OF_A_LAUNCH, "disk")
+    fields.choice("purpose", ("launch",))
+    ticket = _ticket(fields)
+    fields.end()
+    context.launcher.ask_launch(record, ticket)
+    return {}
+
+
+def ask_start(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.ask_start(instance)
+    return {}
+
+
 def prepare_rescue(context: Context, fields: Fields) -> dict[str, Any]:
     record = _record(fields, _OF_A_RESCUE, "disk.rescue")
     ticket = _ticket(fields)
@@ -306,6 +322,8 @@ def arrived(context: Context, fields: Fields) -> dict[str, Any]:
 VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "status": status,
     "prepare": prepare,
+    "ask-launch": ask_launch,
+    "ask-start": ask_start,
     "make": make,
     "disks": disks,
     "start": start,

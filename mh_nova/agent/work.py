@@ -13,6 +13,7 @@
 
 from mh_core.errors import MHError
 from mh_nova.agent import measure as measure_module
+from mh_nova.agent.ahead import Ahead
 from mh_nova.agent.attempt import Attempt, Attempts, Opened
 from mh_nova.agent.keys import Keys
 from mh_nova.agent.measure import Measured, measure
@@ -29,6 +30,7 @@ class Work:
         self._p = parts
         self._conf = parts.conf.agent
         self._attempts = Attempts()
+        self._ahead = Ahead()
         self._keys = Keys(
             parts.kms,
             parts.prover,

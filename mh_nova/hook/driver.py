@@ -214,47 +214,6 @@ class TrustedLibvirtDriver(Operations):
             finally:
                 self._mh_started(instance, ok)
 
-    def _hard_reboot(
-        self,
-        context: Any,
-        instance: Any,
-        network_info: Any,
-        share_info: Any,
-        block_device_info: Any = None,
-        accel_info: Any = None,
-    ) -> None:
-        """Also nova's ``power_on`` and its start of guests at host boot.
-
-        What can be refused is refused before nova destroys the domain, so
-        that a running guest goes on.
-        """
-        with faults.at_start(instance):
-            if self._mh_decide(instance):
-                self._mh_check_shape(instance, block_device_info, share_info)
-                self._mh_require()
-            super()._hard_reboot(
-                context,
-                instance,
-                network_info,
-                share_info,
-                block_device_info,
-                accel_info,
-            )
-
-    def _soft_reboot(self, instance: Any) -> bool:
-        """Never starts the domain by itself: nova's would pass the gate by.
-
-        False makes nova reboot hard, through the gate.
-        """
-        with faults.at_start(instance):
-            if not self._mh_decide(instance):
-                return bool(super()._soft_reboot(instance))
-            self._mh_require()
-        self._clean_shutdown(
-            instance, CONF.libvirt.wait_soft_reboot_seconds, 5
-        )
-        return False
-
     def _try_fetch_image_cache(
         self,
         image: Any,

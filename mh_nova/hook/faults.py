@@ -79,6 +79,19 @@ def rollback(error: MHError) -> exception.InstanceFaultRollback:
     return exception.InstanceFaultRollback(inner_exception=refusal(error))
 
 
+class Untouched(exception.InstanceNotFound):
+    """See :func:`untouched`."""
+
+
+def untouched(error: MHError) -> exception.InstanceNotFound:
+    """For a rebuild that was refused before it began.
+
+    After any other error ``ComputeManager.rebuild_instance`` gives up what
+    placement holds for the instance, also where its guest runs on.
+    """
+    return Untouched(text(error, OPERATION))
+
+
 def precheck(error: MHError) -> exception.MigrationPreCheckError:
     """For the checks before a live migration; travels over RPC, so it must
     be a class of nova's. The instance stays active."""

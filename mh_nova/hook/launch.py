@@ -30,6 +30,7 @@ from oslo_log import log as logging
 from oslo_utils import fileutils
 
 from mh_core.errors import Denied
+from mh_core.fields import Fields
 from mh_nova.hook import disks, download, firmware, inspection, properties
 from mh_nova.hook.agent_client import (
     AgentClient,
@@ -58,6 +59,10 @@ def base_path(image: str) -> str:
     )
     name: str = imagecache.get_cache_fname(image) + SUFFIX
     return os.path.join(directory, name)
+
+
+def _nothing(fields: Fields) -> None:
+    """An answer without members."""
 
 
 class Launcher(Arrivals):
@@ -91,6 +96,28 @@ class Launcher(Arrivals):
         """What :meth:`early` began, and :meth:`launch` will not take."""
         self._early.drop(instance.uuid)
 
+    def ask_launch(
+        self, context: Any, instance: Any, more: disks.Disks
+    ) -> None:
+        """Would :meth:`launch` be refused?  It uses the answer.
+
+        :param more: disks beside the root disk.
+        :raises MHError: as :meth:`prepare`; the key server's, by the agent.
+        """
+        request, _ = self._request(context, instance, "launch", 0, more)
+        self._client.answer(
+            "ask-launch", request.to_dict(), _nothing, patient=True
+        )
+
+    def ask_start(self, instance: Any) -> None:
+        """Would a start be refused?  The one that follows uses the answer.
+
+        :raises MHError: the agent's; the key server's.
+        """
+        self._client.answer(
+            "ask-start", {"instance": instance.uuid}, _nothing, patient=True
+        )
+
     def prepare(
         self,
         context: Any,
@@ -109,6 +136,21 @@ class Launcher(Arrivals):
         :param gate: that the agent is told through.
         :raises MHError: ``hook.image.*``, ``hook.launch.*``, the agent's.
         """
+        if more is None:
+            more = disks.there(instance)
+        request, facts = self._request(context, instance, purpose, size, more)
+        with (gate or Gate()).passing():
+            self._client.prepare(request)
+        return facts
+
+    @staticmethod
+    def _request(
+        context: Any,
+        instance: Any,
+        purpose: str,
+        size: int,
+        more: disks.Disks,
+    ) -> tuple[PrepareRequest, properties.ImageFacts]:
         try:
             image = images.IMAGE_API.get(context, instance.image_ref)
         except exception.ImageNotFound as exc:
@@ -125,8 +167,6 @@ class Launcher(Arrivals):
                 "hook.launch.disk-size",
                 "the flavor's root disk is smaller than the image",
             )
-        if more is None:
-            more = disks.there(instance)
         request = PrepareRequest(
             instance=instance.uuid,
             image=facts.image,
@@ -144,9 +184,7 @@ class Launcher(Arrivals):
             user_data_digest=user_data_digest(instance.user_data),
             vtpm=bool(firmware.vtpm(instance)),
         )
-        with (gate or Gate()).passing():
-            self._client.prepare(request)
-        return facts
+        return request, facts
 
     @contextlib.contextmanager
     def launch(

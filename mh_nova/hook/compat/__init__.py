@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from importlib import metadata, resources
 from typing import Any
 
+from nova.safe_utils import get_wrapped_function
+
 from mh_core.errors import Denied
 from mh_core.verdict import Event
 
@@ -88,6 +90,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "power_off",
         "power_on",
         "process_instances_at_startup",
+        "reboot",
+        "rebuild",
         "pre_live_migration",
         "prepare_for_spawn",
         "rescue",
@@ -148,6 +152,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "nova.image.glance:API": ("get", "update"),
     "nova.compute.manager:ComputeManager": (
         "_error_out_instance_on_exception",
+        "_do_rebuild_instance",
         "_finish_resize",
         "_finish_revert_resize",
         "_get_device_name_for_instance",
@@ -155,6 +160,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "_shelve_instance",
         "_snapshot_instance",
         "_unshelve_instance",
+        "rebuild_instance",
         "rescue_instance",
     ),
 }
@@ -178,6 +184,9 @@ def current() -> Record:
                 owner = getattr(owner, klass)
             for name in names:
                 function = inspect.unwrap(getattr(owner, name))
+                if function.__name__ != name:
+                    # not every decorator says what it wraps
+                    function = get_wrapped_function(function)
                 source = inspect.getsource(function).encode()
                 found[f"{path}.{name}"] = {
                     "signature": str(inspect.signature(function)),

@@ -25,6 +25,7 @@ from mh_nova.hook.operations.incoming import Incoming
 from mh_nova.hook.operations.live_migration import LiveMigration
 from mh_nova.hook.operations.migrate import Migrate
 from mh_nova.hook.operations.prepare import Prepare
+from mh_nova.hook.operations.reboot import Reboot
 from mh_nova.hook.operations.rebuild import Rebuild
 from mh_nova.hook.operations.recover import Recover
 from mh_nova.hook.operations.rescue import Rescue
@@ -43,6 +44,7 @@ class Operations(
     ImageCache,
     Suspend,
     Console,
+    Reboot,
     Rebuild,
     Snapshot,
     Shelve,

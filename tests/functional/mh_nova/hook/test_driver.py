@@ -17,6 +17,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nova.conf
@@ -556,9 +557,11 @@ def test_hard_reboot_needs_no_user_token(
 ) -> None:
     stock.replace("_hard_reboot")
     glance.images.clear()
+    guest = SimpleNamespace(is_active=lambda: True)
+    driver._host = SimpleNamespace(get_guest=lambda instance: guest)
     hard_reboot(driver, make_instance())
     assert stock.calls == ["_hard_reboot"]
-    assert agent.verbs() == ["ours", "status"]
+    assert agent.verbs() == ["ours", "status", "ask-start"]
 
 
 def test_soft_reboot_never_starts_by_itself(

@@ -142,10 +142,12 @@ def _gone(*args: Any) -> Any:
 
 
 def _start(driver: Any, instance: Any) -> None:
+    driver._host = SimpleNamespace(get_guest=_gone)
     driver.power_on(None, instance, None, [])
 
 
 def _reboot(driver: Any, instance: Any) -> None:
+    driver._host = SimpleNamespace(get_guest=_gone)
     driver.reboot(None, instance, None, "HARD", [])
 
 

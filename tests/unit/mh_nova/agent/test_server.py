@@ -201,6 +201,7 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "make": {"instance": I, "downloaded": True},
     "disks": {"instance": I},
+    "ask-start": {"instance": I},
     "start": {"instance": I, "xml": "<domain/>", "purpose": "start"},
     "drive": {
         "instance": I,
@@ -237,6 +238,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 
+GOOD["ask-launch"] = GOOD["prepare"]
 GOOD["prepare-rescue"] = GOOD["prepare"] | {
     "purpose": "rescue",
     "disks": [{"name": "disk.rescue", "size": 1}],

@@ -87,6 +87,8 @@ class FakeAgent:
         self.answers: dict[str, Answer] = {
             "status": TRUSTED,
             "prepare": {"ok": True},
+            "ask-start": {"ok": True},
+            "ask-launch": {"ok": True},
             "make": DISKS,
             "disks": DISKS,
             "start": {"ok": True, "event": "agent.admit.ok", "detail": ""},
