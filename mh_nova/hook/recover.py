@@ -47,6 +47,12 @@ _BUILDING = (
     task_states.REBUILD_BLOCK_DEVICE_MAPPING,
     task_states.REBUILD_SPAWNING,
 )
+_COPYING = (
+    task_states.IMAGE_SNAPSHOT_PENDING,
+    task_states.IMAGE_SNAPSHOT,
+    task_states.IMAGE_PENDING_UPLOAD,
+    task_states.IMAGE_UPLOADING,
+)
 
 
 class Forgetting:
@@ -106,8 +112,9 @@ def broken_off(context: Any, instance: Any) -> None:
     """Say why, where nova-compute ended in the middle of a build, and
     where nova itself would leave a move unfinished, end it.
 
-    nova sets instances in ERROR that were being built, with no fault; and
-    one whose disk had arrived stays between two states for ever.
+    nova sets instances in ERROR that were being built, with no fault; one
+    whose disk had arrived stays between two states for ever; and of a
+    snapshot it forgets the task and says nothing.
 
     :raises nova.exception.NovaException: nova's.
     """
@@ -135,6 +142,24 @@ def broken_off(context: Any, instance: Any) -> None:
             "nova-compute ended while the server was arriving; its disk is "
             "on this host",
         )
+    elif instance.task_state in _COPYING:
+        error = Denied(
+            "hook.snapshot.broken-off",
+            "nova-compute ended while the snapshot was being made",
+        )
+        _act(context, instance, "mh_snapshot", error)
+
+
+def _act(context: Any, instance: Any, name: str, error: MHError) -> None:
+    """In the log of the action that was under way, where its user looks."""
+    LOG.error("%s", error, instance=instance)
+    actions = objects.InstanceActionList.get_by_instance_uuid(
+        context, instance.uuid, limit=1
+    )
+    if actions:
+        context = context.elevated()
+        context.request_id = actions[0].request_id
+        faults.record(context, instance, name, faults.refusal(error))
 
 
 def _fault(context: Any, instance: Any, why: str) -> None:

@@ -190,6 +190,49 @@ def test_an_arrival(instance: objects.Instance) -> None:
     assert found.status == "error"
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        task_states.IMAGE_SNAPSHOT_PENDING,
+        task_states.IMAGE_SNAPSHOT,
+        task_states.IMAGE_PENDING_UPLOAD,
+        task_states.IMAGE_UPLOADING,
+    ],
+)
+def test_a_snapshot(instance: objects.Instance, task: str) -> None:
+    """In the log of the last action: nova only forgets the task."""
+    for request, name in (("req-1", "start"), ("req-2", "createImage")):
+        context = CONTEXT.elevated()
+        context.request_id = request
+        objects.InstanceAction.action_start(context, instance.uuid, name)
+    instance.task_state = task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    said = {}
+    for request in ("req-1", "req-2"):
+        action = objects.InstanceAction.get_by_request_id(
+            CONTEXT, instance.uuid, request
+        )
+        said[request] = [
+            (event.event, event.result, event.details)
+            for event in objects.InstanceActionEventList.get_by_action(
+                CONTEXT, action.id
+            )
+        ]
+    assert said["req-1"] == []
+    [(event, result, details)] = said["req-2"]
+    assert (event, result) == ("mh_snapshot", "Error")
+    assert "[hook.snapshot.broken-off]" in details
+    assert fault(instance) == ""
+
+
+def test_a_snapshot_that_nobody_logged(instance: objects.Instance) -> None:
+    instance.task_state = task_states.IMAGE_UPLOADING
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    assert fault(instance) == ""
+
+
 def test_at_the_start(
     driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
