@@ -317,6 +317,24 @@ def test_ended_later(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         driver.get_info(one)
 
 
+# The image service while a snapshot is stored
+
+
+def test_a_snapshot_that_cannot_be_stored() -> None:
+    with pytest.raises(Denied) as caught:
+        with snapshot._image_service():
+            raise exception.GlanceConnectionFailed(server="g", reason="gone")
+    assert caught.value.event == "hook.snapshot.service"
+    assert "gone" in caught.value.message
+
+
+def test_a_snapshot_that_was_deleted_meanwhile() -> None:
+    """nova's own end of it."""
+    with pytest.raises(exception.ImageNotFound):
+        with snapshot._image_service():
+            raise exception.ImageNotFound(image_id=OTHER)
+
+
 # A guest that ended while its disk was copied
 
 
