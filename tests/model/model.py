@@ -347,8 +347,10 @@ class Model:
                 self._delete(server)
             except exceptions.SDKException as error:
                 self._is_wrong(-1, f"delete: {server}: {error}")
-        for image in self.world.tenant.image.images(name="model"):
-            self.world.tenant.image.delete_image(image)
+        for image in self.world.tenant.image.images():
+            # those of a shelved one that was cut off, too
+            if image.name.startswith("model"):
+                self.world.tenant.image.delete_image(image)
         servers = {step.server for step in self.steps}
         for node in self.hosts:
             for server in sorted(servers):

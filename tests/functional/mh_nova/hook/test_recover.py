@@ -233,6 +233,89 @@ def test_a_snapshot_that_nobody_logged(instance: objects.Instance) -> None:
     assert fault(instance) == ""
 
 
+def begun(instance: objects.Instance, *, host: str, over: bool) -> None:
+    """nova's log of an action, and whether a host is through with it."""
+    context = CONTEXT.elevated()
+    context.request_id = "req-7"
+    objects.InstanceAction.action_start(context, instance.uuid, "a")
+    event = ("compute_a_instance",)
+    objects.InstanceActionEvent.event_start(
+        context, instance.uuid, *event, host=host
+    )
+    if over:
+        objects.InstanceActionEvent.event_finish(
+            context, instance.uuid, *event
+        )
+
+
+LEFT = (
+    "pausing",
+    "suspending",
+    "resuming",
+    "rescuing",
+    "unrescuing",
+    "shelving",
+    "shelving_image_pending_upload",
+    "shelving_image_uploading",
+    "shelving_offloading",
+    "unshelving",
+)
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("task", LEFT)
+def test_what_nova_would_leave(instance: objects.Instance, task: str) -> None:
+    """The tenant can ask again, and the log says why."""
+    begun(instance, host="node1", over=False)
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("active", None)
+    action = objects.InstanceAction.get_by_request_id(
+        CONTEXT, instance.uuid, "req-7"
+    )
+    [said] = [
+        event.details
+        for event in objects.InstanceActionEventList.get_by_action(
+            CONTEXT, action.id
+        )
+        if event.event == "mh_recover"
+    ]
+    assert "[hook.task.broken-off]" in said
+    assert task in said
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("task", [*LEFT, task_states.RESIZE_REVERTING])
+@pytest.mark.parametrize(
+    ("host", "over"), [("node2", False), ("node1", True), ("", False)]
+)
+def test_what_is_still_to_come(
+    instance: objects.Instance, task: str, host: str, over: bool
+) -> None:
+    """Asked for while nova-compute was away: it needs its task."""
+    if host:
+        begun(instance, host=host, over=over)
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("active", task)
+
+
+@pytest.mark.usefixtures("where")
+def test_a_revert(instance: objects.Instance) -> None:
+    begun(instance, host="node1", over=False)
+    instance.vm_state = vm_states.RESIZED
+    instance.task_state = task_states.RESIZE_REVERTING
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("error", None)
+    assert "[hook.launch.broken-off]" in fault(instance)
+
+
 def test_at_the_start(
     driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
