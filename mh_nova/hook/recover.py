@@ -47,6 +47,25 @@ _BUILDING = (
     task_states.REBUILD_BLOCK_DEVICE_MAPPING,
     task_states.REBUILD_SPAWNING,
 )
+_COPYING = (
+    task_states.IMAGE_SNAPSHOT_PENDING,
+    task_states.IMAGE_SNAPSHOT,
+    task_states.IMAGE_PENDING_UPLOAD,
+    task_states.IMAGE_UPLOADING,
+)
+#: nova itself leaves a server in these for ever.
+_LEFT = (
+    task_states.PAUSING,
+    task_states.SUSPENDING,
+    task_states.RESUMING,
+    task_states.RESCUING,
+    task_states.UNRESCUING,
+    task_states.SHELVING,
+    task_states.SHELVING_IMAGE_PENDING_UPLOAD,
+    task_states.SHELVING_IMAGE_UPLOADING,
+    task_states.SHELVING_OFFLOADING,
+    task_states.UNSHELVING,
+)
 
 
 class Forgetting:
@@ -106,8 +125,9 @@ def broken_off(context: Any, instance: Any) -> None:
     """Say why, where nova-compute ended in the middle of a build, and
     where nova itself would leave a move unfinished, end it.
 
-    nova sets instances in ERROR that were being built, with no fault; and
-    one whose disk had arrived stays between two states for ever.
+    nova sets instances in ERROR that were being built, with no fault; one
+    whose disk had arrived stays between two states for ever; of a snapshot
+    it forgets the task and says nothing, and of others not even the task.
 
     :raises nova.exception.NovaException: nova's.
     """
@@ -135,6 +155,65 @@ def broken_off(context: Any, instance: Any) -> None:
             "nova-compute ended while the server was arriving; its disk is "
             "on this host",
         )
+    elif instance.task_state in _COPYING:
+        error = Denied(
+            "hook.snapshot.broken-off",
+            "nova-compute ended while the snapshot was being made",
+        )
+        _act(context, instance, "mh_snapshot", error)
+    elif instance.task_state in _LEFT and _begun(context, instance):
+        task = instance.task_state
+        instance.task_state = None
+        instance.save()
+        error = Denied(
+            "hook.task.broken-off",
+            f"nova-compute ended while this was under way: {task}",
+        )
+        _act(context, instance, "mh_recover", error)
+    elif instance.task_state == task_states.RESIZE_REVERTING:
+        if _begun(context, instance):
+            instance.vm_state = vm_states.ERROR
+            instance.task_state = None
+            instance.save()
+            _fault(
+                context,
+                instance,
+                "nova-compute ended while a resize was being reverted",
+            )
+
+
+def _action(context: Any, instance: Any) -> Any:
+    """The last thing that somebody asked for; None: nothing is known."""
+    found = objects.InstanceActionList.get_by_instance_uuid(
+        context, instance.uuid, limit=1
+    )
+    return found[0] if found else None
+
+
+def _begun(context: Any, instance: Any) -> bool:
+    """This host had begun with it: what was only asked for is still to come,
+    and needs its task."""
+    action = _action(context, instance)
+    if action is None:
+        return False
+    return any(
+        event.event.startswith("compute_")
+        and event.finish_time is None
+        and event.host == CONF.host
+        for event in objects.InstanceActionEventList.get_by_action(
+            context, action.id
+        )
+    )
+
+
+def _act(context: Any, instance: Any, name: str, error: MHError) -> None:
+    """In the log of the action that was under way, where its user looks."""
+    LOG.error("%s", error, instance=instance)
+    action = _action(context, instance)
+    if action is not None:
+        context = context.elevated()
+        context.request_id = action.request_id
+        faults.record(context, instance, name, faults.refusal(error))
 
 
 def _fault(context: Any, instance: Any, why: str) -> None:

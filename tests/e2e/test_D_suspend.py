@@ -21,23 +21,13 @@ import typing
 
 import pytest
 
-from tests.minicloud import guest
+from tests.minicloud import guest, save_dir
 from tests.minicloud.process import CloudError
+from tests.minicloud.save_dir import SAVE
 from tests.minicloud.story import GRANTED, Story
 from tests.minicloud.world import TrustedImage, World
 
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
-
-_SAVE = "/var/lib/libvirt/qemu/save"
-_MOUNT = f"""
-truncate -s 128M $ROOT/save.img
-mkfs.ext4 -q -O encrypt $ROOT/save.img
-mkdir -p $ROOT/save-disk
-mount -o loop $ROOT/save.img $ROOT/save-disk
-python -m mh_nova.cmd.save_dir $ROOT/save-disk/save
-mount --bind $ROOT/save-disk/save {_SAVE}
-"""
-_UNMOUNT = f"umount {_SAVE}; umount $ROOT/save-disk; rm -f $ROOT/save.img"
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +46,10 @@ def server(
 
 @pytest.fixture(scope="module")
 def encrypted(world: World) -> collections.abc.Iterator[None]:
-    node = world.node1
-    env = {"ROOT": str(node.folder)}
-    done = node.command(["sh", "-ec", _MOUNT], env=env, check=False)
-    if done.returncode:
-        pytest.skip(f"no ext4 with encryption here: {done.stderr[-200:]}")
-    yield
-    node.command(["sh", "-c", _UNMOUNT], env=env, check=False)
+    with save_dir.encrypted(world.node1) as why:
+        if why:
+            pytest.skip(why)
+        yield
 
 
 def reasons(world: World, server: typing.Any) -> str:
@@ -103,7 +90,7 @@ def test_suspended_with_its_memory_encrypted(
     node = world.node1
     world.tenant.compute.suspend_server(server.id)
     world.settle(server, "SUSPENDED")
-    saved = node.path(f"{_SAVE}/{domain(world, server)}.save").read_bytes()
+    saved = node.path(f"{SAVE}/{domain(world, server)}.save").read_bytes()
     # control: through the mount, with the key, the memory is there
     assert image.token.encode() in saved
     node.command(["sync"])
@@ -117,7 +104,7 @@ def test_suspended_with_its_memory_encrypted(
 def test_resume_without_a_key_leaves_it_suspended(
     world: World, image: TrustedImage, server: typing.Any, encrypted: None
 ) -> None:
-    path = world.node1.path(f"{_SAVE}/{domain(world, server)}.save")
+    path = world.node1.path(f"{SAVE}/{domain(world, server)}.save")
     before = path.stat().st_size
     world.product.stop_kms()
     try:
@@ -140,7 +127,7 @@ def test_resume_asks_for_the_key_and_goes_on(
     world.settle(server, "ACTIVE")
     assert releases(world, image, server) == before + 1
     assert node.virsh("secret-list").stdout.strip() == ""
-    assert not node.path(f"{_SAVE}/{name}.save").exists()
+    assert not node.path(f"{SAVE}/{name}.save").exists()
     # restored, not booted anew
     log = node.path(f"/var/log/libvirt/qemu/{name}.log").read_text()
     assert "-incoming" in log.rsplit("starting up", 1)[-1]

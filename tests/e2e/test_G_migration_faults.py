@@ -32,8 +32,10 @@ from tests.e2e.moving import (
     create_image,
     host_of,
     move,
+    reasons,
     settle,
 )
+from tests.fixture import steps
 from tests.minicloud import guest
 from tests.minicloud.mortal import Mortal
 from tests.minicloud.node import Node
@@ -59,8 +61,8 @@ class Fault:
     :param step: of the host's agent, by verb and record, or nova-compute,
         by method; or ``running``: memory is crossing.
     :param at: host of the step.
-    :param dies: ``agent`` and ``nova-compute`` of that host, ``kms`` and
-        ``attest`` of theirs.
+    :param dies: ``agent``, ``nova-compute`` and the guest's ``qemu`` of
+        that host, ``kms`` and ``attest`` of theirs.
     :param end: where the guest is at last.
     """
 
@@ -75,45 +77,61 @@ class Fault:
         return f"{self.step}-{self.dies}-{self.at}"
 
 
-FAULTS = (
-    # the destination prepares
-    Fault("prepare: agent.launch.prepared", "node3", "agent", "node1"),
-    Fault("prepare: agent.launch.prepared", "node3", "kms", "node1"),
-    Fault("prepare: agent.launch.prepared", "node3", "attest", "node1"),
-    Fault("make: agent.measure.passed", "node3", "agent", "node1"),
-    Fault("pre_live_migration: end", "node3", "nova-compute", "node1"),
-    # the source asks for its leave
-    Fault("live_migration: begin", "node1", "nova-compute", "node1"),
-    Fault("live_migration: begin", "node1", "attest", "node1"),
-    Fault("migrate-out: agent.migrate.granted", "node1", "agent", "node1"),
+#: Once one of these has begun, the guest is at its destination.
+MOVED = (
+    "post_live_migration",
+    "post_live_migration_at_source",
+    "post_live_migration_at_destination",
+    "migrate-left",
+    "forget",
+    "started",
+)
+#: Those that differ most, which are not walked with the others only.
+SHORT = (
     # libvirt asks the destination's agent
-    Fault(
-        "migrate-in: agent.admit.passed", "node3", "agent", "node1", short=True
-    ),
+    ("migrate-in: agent.admit.passed", "agent"),
+    # the guest has moved
+    ("post_live_migration: begin", "nova-compute"),
+)
+
+
+def named(at: str, dies: str, *every: str) -> list[Fault]:
+    """One at each step; where the guest is then says the step."""
+    found = []
+    for step in every:
+        within = step.partition(":")[0]
+        moved = within in MOVED or step == "live_migration: end"
+        # nova itself gives up, and says so; the guest runs on
+        given_up = dies == "nova-compute" and within == MOVED[2]
+        found.append(
+            Fault(
+                *(step, at, dies, "node3" if moved else "node1"),
+                status="ERROR" if given_up else "ACTIVE",
+                short=(step, dies) in SHORT,
+            )
+        )
+    return found
+
+
+FAULTS = (
+    *named("node3", "agent", *steps.LIVE_ARRIVE),
+    *named("node3", "nova-compute", *steps.COMPUTE_LIVE_ARRIVE),
+    *named("node1", "agent", *steps.LIVE_LEAVE),
+    *named("node1", "nova-compute", *steps.COMPUTE_LIVE_LEAVE),
+    # whom the agents ask
+    *named("node3", "kms", "prepare: agent.launch.prepared"),
+    *named("node3", "attest", "prepare: agent.launch.prepared"),
+    *named("node1", "attest", "live_migration: begin"),
+    *named("node1", "kms", "post_live_migration: begin"),
+    # the agent is away while nova-compute is about to ask it
+    *named("node1", "agent", "post_live_migration: begin"),
+    *named("node3", "agent", "post_live_migration_at_destination: begin"),
     # memory and blocks are crossing
     Fault(RUNNING, "node1", "nova-compute", "node1", short=True),
     Fault(RUNNING, "node1", "agent", "node1"),
     Fault(RUNNING, "node3", "nova-compute", "node1"),
     Fault(RUNNING, "node3", "agent", "node1"),
-    # the guest has moved
-    Fault(
-        "post_live_migration: begin",
-        "node1",
-        "nova-compute",
-        "node3",
-        short=True,
-    ),
-    Fault("post_live_migration: begin", "node1", "agent", "node3"),
-    Fault("post_live_migration: begin", "node1", "kms", "node3"),
-    Fault(
-        *("post_live_migration_at_destination: begin", "node3"),
-        *("agent", "node3"),
-    ),
-    # nova itself gives up, and says so; the guest runs on
-    Fault(
-        *("post_live_migration_at_destination: begin", "node3"),
-        *("nova-compute", "node3", "ERROR"),
-    ),
+    Fault(RUNNING, "node3", "qemu", "node1"),
 )
 
 
@@ -149,11 +167,11 @@ def server(
     world.delete(made)
 
 
-def kill(host: Mortal, who: str) -> None:
+def kill(host: Mortal, who: str, server: typing.Any) -> None:
     if who in SERVICES:
         host.cloud.processes.kill(f"mh-{who}")
     else:
-        host.kill(who)
+        host.kill(who, server)
 
 
 def revive(host: Mortal, who: str) -> None:
@@ -203,13 +221,13 @@ def happen(host: Mortal, server: typing.Any, fault: Fault) -> None:
     world = host.world
     if fault.step == RUNNING:
         under_way(world, server)
-        kill(host, fault.dies)
+        kill(host, fault.dies, server)
         revive(host, fault.dies)
         give_up(world, server)
         return
     with host.standing(fault.step):
         ask(world, server)
-    kill(host, fault.dies)
+    kill(host, fault.dies, server)
     host.halt.go()
     if fault.dies != "nova-compute":
         # it is away until nova has done what it does without it
@@ -254,6 +272,30 @@ def ready(world: World, server: typing.Any) -> None:
     world.node1.virsh("migrate-setspeed", server.id, "1024")
 
 
+def walked(host: Mortal, *lists: tuple[str, ...]) -> set[str]:
+    """Of those verbs and methods that the lists are about."""
+    about = {step.partition(":")[0] for one in lists for step in one}
+    return {
+        step for step in host.halt.walked() if step.partition(":")[0] in about
+    }
+
+
+def test_every_step_has_its_name(
+    world: World, hosts: dict[str, Mortal], server: typing.Any
+) -> None:
+    """Who adds one adds it to its list, and so to those that are died at."""
+    ready(world, server)
+    for host in hosts.values():
+        host.halt.clear()
+    move(world, server, "node3")
+    for name, lists in (
+        ("node1", (steps.LIVE_LEAVE, steps.COMPUTE_LIVE_LEAVE)),
+        ("node3", (steps.LIVE_ARRIVE, steps.COMPUTE_LIVE_ARRIVE)),
+    ):
+        known = {step for one in lists for step in one}
+        assert walked(hosts[name], *lists) == known
+
+
 @pytest.mark.parametrize(
     "fault", [one for one in FAULTS if ALL or one.short], ids=str
 )
@@ -288,6 +330,32 @@ def test_dies(
     # by now nova, too, has said all that it has to say
     found = world.admin.compute.get_server(server.id)
     assert found.status == fault.status, guest.fault(found)
+
+
+@pytest.mark.skipif(not ALL, reason="with MH_FAULTS=all")
+def test_qemu_dies_on_the_way(
+    world: World,
+    image: TrustedImage,
+    hosts: dict[str, Mortal],
+    server: typing.Any,
+) -> None:
+    """The guest's own: it is off where it was, with its disk, and starts."""
+    ready(world, server)
+    under_way(world, server)
+    kill(hosts["node1"], "qemu", server)
+    idle(world, server)
+    wait_for(
+        "nova to see that it is off",
+        lambda: world.admin.compute.get_server(server.id).status == "SHUTOFF",
+        60,
+    )
+    assert host_of(world, server) == "node1"
+    clean(world, server, world.node3)
+    assert "hook.migration.broken-off" in reasons(world, server)
+    world.tenant.compute.start_server(server.id)
+    world.settle(server, "ACTIVE")
+    count(world, server)
+    assert holders(world, image, server) == ["node1"]
 
 
 def test_goes_on_after_all_that(

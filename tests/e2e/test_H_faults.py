@@ -26,8 +26,23 @@ import typing
 
 import pytest
 
+from tests.e2e.deaths import (
+    copies,
+    dies,
+    ends,
+    goes_back,
+    gone,
+    key_ids,
+    key_of,
+    may_leave_a_key,
+    moves,
+    no_image,
+    runs_at,
+    runs_on,
+    why,
+)
 from tests.fixture import steps
-from tests.minicloud import guest, overlay_write
+from tests.minicloud import bootimage, guest, overlay_write
 from tests.minicloud.mortal import Mortal, Small, launch
 from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
@@ -79,39 +94,21 @@ def image(ready: World) -> TrustedImage:
     return ready.create_image("mortal", key, "--allow-snapshots")
 
 
+@pytest.fixture(scope="module")
+def large(ready: World, image: TrustedImage) -> TrustedImage:
+    """More than the sockets between Glance and nova hold."""
+    path, token, marker = ready.boot_disk("large")
+    size = 32 << 20
+    bootimage.write(path, token.encode(), size, marker=marker, fill="random")
+    return ready.create_image(
+        "large", {"id": image.key_id}, disk=(path, token, marker)
+    )
+
+
 def short(every: tuple[str, ...], few: tuple[str, ...]) -> tuple[str, ...]:
     """Every step, or those that stand for the others."""
     assert set(few) <= set(every)
     return every if ALL else few
-
-
-def ends(host: Mortal, server: typing.Any, image: TrustedImage) -> str:
-    """In what the server ended: why, or empty where it runs."""
-    found = host.settled(server)
-    why = guest.fault(found)
-    if found.status == "ERROR":
-        assert host.world.events_in(why), why
-    else:
-        assert found.status == "ACTIVE", found.status
-        guest.wait_console(host.world.admin, found, image.token)
-        why = ""
-    assert host.node.virsh("secret-list").stdout.strip() == ""
-    host.world.delete(found)
-    host.nothing_left(server)
-    return why
-
-
-def dies(host: Mortal, image: TrustedImage, step: str, victim: str) -> str:
-    with host.standing(step):
-        server = launch(host.world, image)
-    host.kill(victim, server)
-    host.halt.go()
-    host.revive(victim)
-    try:
-        return ends(host, server, image)
-    finally:
-        host.halt.clear()
-        host.world.agent_ready(host.node)
 
 
 # A launch
@@ -181,28 +178,15 @@ def test_qemu_dies_right_after_its_start(
     ],
 )
 def test_gone_in_the_middle(
-    host: Mortal, image: TrustedImage, who: str, step: str, event: str
+    host: Mortal, large: TrustedImage, who: str, step: str, event: str
 ) -> None:
-    product, control = host.product, host.cloud.controller
     with host.standing(step):
-        server = launch(host.world, image)
-    try:
-        if who == "glance":
-            host.cloud.processes.stop("glance")
-        else:
-            {"kms": product.stop_kms, "attest": product.stop_attest}[who]()
-        host.halt.go()
+        server = launch(host.world, large)
+    with gone(host, who):
         found = host.settled(server)
-    finally:
-        host.halt.go()
-        if who == "glance":
-            control.web("glance")
-        else:
-            {"kms": product.start_kms, "attest": product.start_attest}[who]()
-    if step != "spawn: download under way" or found.status == "ERROR":
-        # what had been sent may have been all
-        assert event in guest.fault(found), guest.fault(found)
-    ends(host, server, image)
+    assert found.status == "ERROR"
+    assert event in guest.fault(found), guest.fault(found)
+    ends(host, server, large)
     host.halt.clear()
     host.world.agent_ready(host.node)
 
@@ -270,30 +254,6 @@ def test_full_at_a_snapshot(
 # A snapshot
 
 
-def no_image(host: Mortal, image_id: str) -> bool:
-    found = host.world.tenant.image.get(f"/images/{image_id}")
-    return found.status_code == 404 or found.json()["status"] != "active"
-
-
-def why(host: Mortal, server: typing.Any) -> str:
-    """What the server's action log says of its last action."""
-    compute = host.world.admin.compute
-    last = next(iter(compute.server_actions(server.id)))
-    found = compute.get_server_action(last.request_id, server.id)
-    return f"{found.events} {found.message}"
-
-
-def copies(host: Mortal, server: typing.Any) -> list[str]:
-    folder = host.node.folder / "instances" / server.id
-    if not folder.exists():
-        folder = host.node.path(str(host.cloud.where.instances / server.id))
-    return [
-        path.name
-        for path in folder.iterdir()
-        if path.name.startswith("snapshot-")
-    ]
-
-
 @pytest.fixture(scope="module")
 def server(
     host: Mortal, image: TrustedImage
@@ -319,9 +279,10 @@ def test_death_in_a_snapshot(
     step: str,
     victim: str,
 ) -> None:
-    """No half image is left active, no copy, no secret; the server is as
-    before, and can be copied again."""
+    """No half image is left active, no copy, no secret, no key; the cause
+    is stated; the server is as before, and can be copied again."""
     compute = host.world.tenant.compute
+    before = key_ids(host.world)
     with host.standing(step):
         made = compute.create_server_image(server.id, "broken")
     host.kill(victim, server)
@@ -335,10 +296,48 @@ def test_death_in_a_snapshot(
         assert found.status in ("SHUTOFF", "ACTIVE"), found.status
     else:
         assert found.status == "ACTIVE", guest.fault(found)
-    host.world.tenant.image.delete_image(made.id, ignore_missing=True)
     host.world.agent_ready(host.node)
+    if no_image(host, made.id):
+        assert host.world.events_in(why(host, server)), why(host, server)
+    left = key_ids(host.world) - before - key_of(host, made.id)
+    assert not left or may_leave_a_key(victim, step)
+    host.world.tenant.image.delete_image(made.id, ignore_missing=True)
     compute.reboot_server(server.id, "HARD")
     assert host.settled(server).status == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("who", "step", "event"),
+    [
+        ("glance", "snapshot: store", "hook.snapshot.service"),
+        *(
+            [
+                ("attest", "snapshot: ask for key", "kms."),
+                ("kms", "register: new key", "agent.kms."),
+            ]
+            if ALL
+            else []
+        ),
+    ],
+)
+def test_gone_in_a_snapshot(
+    host: Mortal, server: typing.Any, who: str, step: str, event: str
+) -> None:
+    """The guest goes on; no image, no key, and the log says why."""
+    before = key_ids(host.world)
+    with host.standing(step):
+        made = host.world.tenant.compute.create_server_image(server.id, "gone")
+    with gone(host, who):
+        assert host.settled(server).status == "ACTIVE"
+    host.halt.clear()
+    assert no_image(host, made.id)
+    assert event in why(host, server)
+    assert copies(host, server) == []
+    assert key_ids(host.world) == before
+    assert server.id in host.world.running_guests()
+    assert host.node.virsh("secret-list").stdout.strip() == ""
+    host.world.tenant.image.delete_image(made.id, ignore_missing=True)
+    host.world.agent_ready(host.node)
 
 
 # A cold move
@@ -373,21 +372,6 @@ ARRIVE = (
     *(step for step in steps.ARRIVE if not step.startswith("resize:")),
     *steps.COMPUTE_ARRIVE,
 )
-
-
-def moves(
-    world: World, at: Mortal, to: Mortal, server: typing.Any, step: str
-) -> None:
-    with at.standing(step):
-        world.admin.compute.migrate_server(server.id, host=to.node.name)
-
-
-def runs_on(at: Mortal, server: typing.Any, image: TrustedImage) -> None:
-    found = at.settled(server)
-    assert found.status == "ACTIVE", guest.fault(found)
-    assert found.hypervisor_hostname == at.node.name
-    guest.wait_console(at.world.admin, found, image.token)
-    assert at.node.virsh("secret-list").stdout.strip() == ""
 
 
 @pytest.mark.parametrize(
@@ -460,6 +444,96 @@ def test_nova_compute_of_the_destination_dies(
     assert "hook.launch.broken-off" in guest.fault(found)
     assert other.node.virsh("secret-list").stdout.strip() == ""
     host.world.agent_ready(other.node)
+
+
+@pytest.mark.parametrize("step", short(steps.COMPUTE_LEAVE, ()))
+def test_the_agent_of_the_source_dies(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    step: str,
+) -> None:
+    """It is there, or has not gone: nothing in between."""
+    moves(host.world, host, other, moving, step)
+    host.kill("agent")
+    host.halt.go()
+    found = host.settled(moving)
+    host.revive("agent")
+    assert found.status in ("VERIFY_RESIZE", "ACTIVE"), guest.fault(found)
+    goes_back(host, other, moving, image)
+
+
+@pytest.mark.skipif(not ALL, reason="with MH_FAULTS=all")
+@pytest.mark.parametrize("end", ["source", "destination"])
+def test_qemu_dies_in_a_cold_move(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    end: str,
+) -> None:
+    at = host if end == "source" else other
+    step = "leave: begin" if end == "source" else "arrive: launched"
+    moves(host.world, at, other, moving, step)
+    at.kill("qemu", moving)
+    at.halt.go()
+    found = host.settled(moving)
+    assert found.status == "VERIFY_RESIZE", guest.fault(found)
+    if end == "source":
+        runs_at(other, moving, image)
+    goes_back(host, other, moving, image)
+
+
+@pytest.mark.skipif(not ALL, reason="with MH_FAULTS=all")
+@pytest.mark.parametrize(
+    ("who", "event"),
+    [("kms", "agent.kms."), ("attest", "kms."), ("glance", "")],
+)
+def test_gone_in_a_cold_move(
+    host: Mortal,
+    other: Mortal,
+    moving: typing.Any,
+    image: TrustedImage,
+    who: str,
+    event: str,
+) -> None:
+    """It is there, off, and the server says why; or nobody missed it."""
+    moves(host.world, other, other, moving, "key: ask for key")
+    with gone(other, who):
+        found = other.settled(moving)
+    assert found.status == "VERIFY_RESIZE", guest.fault(found)
+    if event:
+        assert event in found.metadata["mh_refused"]
+        assert moving.id not in other.node.virsh("list", "--uuid").stdout
+    else:
+        runs_at(other, moving, image)
+    assert other.node.virsh("secret-list").stdout.strip() == ""
+    goes_back(host, other, moving, image)
+
+
+@pytest.mark.skipif(not ALL, reason="with MH_FAULTS=all")
+def test_full_on_arrival(
+    host: Mortal, other: Mortal, moving: typing.Any, image: TrustedImage
+) -> None:
+    """It runs on where it was, its log says why, and it can go later."""
+    with other.small() as small:
+        moves(host.world, host, other, moving, "leave: copy")
+        small.fill()
+        try:
+            host.halt.go()
+            found = host.settled(moving)
+        finally:
+            small.free()
+    assert found.status == "ACTIVE", guest.fault(found)
+    actions = host.world.admin.compute.server_actions(moving.id)
+    last = next(one for one in actions if one.action == "migrate")
+    said = host.world.admin.compute.get_server_action(
+        last.request_id, moving.id
+    )
+    assert "hook.migrate.copy" in str(said.events)
+    assert "No space left on device" in str(said.events)
+    goes_back(host, other, moving, image)
 
 
 # After all of it

@@ -22,9 +22,9 @@ import typing
 from tests.fixture.halting import Stops, from_environment
 from tests.minicloud import patched
 
-#: Verbs asked at any time, by nobody's operation.
 #: Of a live migration, by nova's names.
 LIVE = (
+    "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "live_migration",
     "pre_live_migration",
@@ -32,6 +32,7 @@ LIVE = (
     "post_live_migration_at_source",
     "rollback_live_migration_at_destination",
 )
+#: Verbs asked at any time, by nobody's operation.
 _QUIET = ("status", "ours", "lease", "abandoned", "sweep", "disks", "copy")
 
 

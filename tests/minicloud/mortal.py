@@ -22,6 +22,7 @@ import collections.abc
 import contextlib
 import os
 import pathlib
+import signal
 import time
 import typing
 
@@ -106,7 +107,7 @@ class Mortal:
         elif victim == "nova-compute":
             self.node.kill_compute()
         elif victim == "qemu":
-            end_pids(self.qemu(server))
+            end_pids(self.qemu(server), signals=(signal.SIGKILL,))
         else:
             raise ValueError(victim)
 

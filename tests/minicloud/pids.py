@@ -81,9 +81,17 @@ def wait_until(
 
 
 def end_pids(
-    targets: collections.abc.Iterable[int], timeout: float = 5.0
+    targets: collections.abc.Iterable[int],
+    timeout: float = 5.0,
+    signals: collections.abc.Sequence[signal.Signals] = (
+        signal.SIGTERM,
+        signal.SIGKILL,
+    ),
 ) -> None:
-    """Ask processes to end, each by its pid, and make them if they don't."""
+    """Ask processes to end, each by its pid, and make them if they don't.
+
+    :param signals: ``KILL`` alone, where it is to be as in a crash.
+    """
     left = {
         pid: found[1] for pid in targets if (found := stat(pid)) is not None
     }
@@ -96,7 +104,7 @@ def end_pids(
                 del left[pid]
         return not left
 
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in signals:
         for pid in list(left):
             send(pid, number)
         try:

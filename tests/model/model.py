@@ -16,147 +16,38 @@ it ends in held against the model: where nothing was killed it is the one
 that the operation leads to, or, where the operation was refused, the one it
 had before. Where a process was killed meanwhile it may also be ERROR, with
 a fault that names the cause; an instance in ERROR must be brought back by a
-hard reboot, or it is deleted. At the end nothing may be left: no guest, no
-secret, no disk, no record, and nothing in the clear.
+hard reboot, or it is deleted. Before the end nothing may be in the clear,
+neither marker nor key; afterwards nothing may be left: no guest, no secret,
+no disk, no record. What is always refused is not seen to work, and is wrong
+in a run that is long enough for each operation.
 """
 
 from __future__ import annotations
 
-import collections
 import collections.abc
 import dataclasses
 import random
 import time
 import typing
 
+from openstack import exceptions
+
 from tests.minicloud import guest
 from tests.minicloud.node import Node
-from tests.minicloud.pids import CloudError, end_pids
-from tests.minicloud.search import Needle, Search, default_roots
+from tests.minicloud.pids import CloudError
 from tests.minicloud.world import TRUSTED_FLAVOR, TrustedImage, World
+from tests.model.kills import Kills
+from tests.model.operations import OPERATIONS, STATES, Operation
+from tests.model.outcome import Outcomes, Request
+from tests.model.remains import Remains
 
+#: Operations of a run that comes to each of them.
+WHOLE = 200
 LARGER = "m1.small2.trusted"
 #: Seconds for one operation to end.
 SETTLE = 120.0
-#: Seconds for a move that was cut off to end.
-MOVED = 60.0
-#: nova's words for a migration that has not.
-MOVING = frozenset(
-    {
-        "accepted",
-        "queued",
-        "preparing",
-        "running",
-        "pre-migrating",
-        "migrating",
-        "post-migrating",
-    }
-)
 #: Seconds between an operation and a kill, at most.
 KILL_AFTER = 3.0
-STATES = frozenset(
-    {
-        "ACTIVE",
-        "SHUTOFF",
-        "PAUSED",
-        "SUSPENDED",
-        "RESCUE",
-        "VERIFY_RESIZE",
-        "SHELVED",
-        "SHELVED_OFFLOADED",
-    }
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """
-    :param before: states in which it is done.
-    :param after: states that it may lead to.
-    :param admin: only the operator may ask for it.
-    """
-
-    name: str
-    before: frozenset[str]
-    after: frozenset[str]
-    body: dict[str, typing.Any]
-    admin: bool = False
-
-
-def _operation(
-    name: str,
-    before: str,
-    after: str,
-    body: dict[str, typing.Any],
-    admin: bool = False,
-) -> Operation:
-    return Operation(
-        name, frozenset(before.split()), frozenset(after.split()), body, admin
-    )
-
-
-OPERATIONS = (
-    _operation("stop", "ACTIVE RESCUE", "SHUTOFF", {"os-stop": None}),
-    _operation("start", "SHUTOFF", "ACTIVE", {"os-start": None}),
-    _operation(
-        "soft reboot", "ACTIVE", "ACTIVE", {"reboot": {"type": "SOFT"}}
-    ),
-    _operation(
-        "hard reboot",
-        "ACTIVE SHUTOFF PAUSED",
-        "ACTIVE",
-        {"reboot": {"type": "HARD"}},
-    ),
-    _operation("pause", "ACTIVE", "PAUSED", {"pause": None}),
-    _operation("unpause", "PAUSED", "ACTIVE", {"unpause": None}),
-    _operation("suspend", "ACTIVE", "SUSPENDED", {"suspend": None}),
-    _operation("resume", "SUSPENDED", "ACTIVE", {"resume": None}),
-    _operation("rescue", "ACTIVE", "RESCUE", {"rescue": {}}),
-    _operation("unrescue", "RESCUE", "ACTIVE", {"unrescue": None}),
-    _operation("rebuild", "ACTIVE SHUTOFF", "ACTIVE SHUTOFF", {"rebuild": {}}),
-    _operation(
-        "snapshot",
-        "ACTIVE SHUTOFF PAUSED",
-        "ACTIVE SHUTOFF PAUSED",
-        {"createImage": {"name": "model"}},
-    ),
-    _operation(
-        "shelve",
-        "ACTIVE SHUTOFF PAUSED",
-        "SHELVED SHELVED_OFFLOADED",
-        {"shelve": None},
-    ),
-    _operation(
-        "unshelve",
-        "SHELVED SHELVED_OFFLOADED",
-        "ACTIVE SHUTOFF",
-        {"unshelve": None},
-    ),
-    _operation("resize", "ACTIVE SHUTOFF", "VERIFY_RESIZE", {"resize": {}}),
-    _operation(
-        "migrate",
-        "ACTIVE SHUTOFF",
-        "VERIFY_RESIZE",
-        {"migrate": None},
-        admin=True,
-    ),
-    _operation(
-        "confirm",
-        "VERIFY_RESIZE",
-        "ACTIVE SHUTOFF",
-        {"confirmResize": None},
-    ),
-    _operation(
-        "revert", "VERIFY_RESIZE", "ACTIVE SHUTOFF", {"revertResize": None}
-    ),
-    _operation(
-        "live migration",
-        "ACTIVE PAUSED",
-        "ACTIVE PAUSED",
-        {"os-migrateLive": {"host": None, "block_migration": "auto"}},
-        admin=True,
-    ),
-)
 
 
 @dataclasses.dataclass
@@ -170,6 +61,7 @@ class Step:
     before: str
     after: str
     seconds: float
+    outcome: str
 
 
 def _say(text: str) -> None:
@@ -180,6 +72,7 @@ class Model:
     """
     :param hosts: trusted ones, between which instances move.
     :param seed: the same seed draws the same operations.
+    :param without: names of operations that cannot be done here.
     """
 
     def __init__(
@@ -189,12 +82,19 @@ class Model:
         hosts: collections.abc.Sequence[Node],
         seed: int,
         say: collections.abc.Callable[[str], None] = _say,
+        without: collections.abc.Collection[str] = (),
     ) -> None:
         self.world = world
         self.image = image
         self.hosts = hosts
         self.random = random.Random(seed)  # noqa: S311 - not for secrets
         self.say = say
+        self.operations = [
+            one for one in OPERATIONS if one.name not in without
+        ]
+        self.outcomes = Outcomes(world)
+        self.kills = Kills(world, hosts)
+        self.remains = Remains(world, image, hosts)
         #: What is there of others, and stays.
         self.others = {node.name: self._domains(node) for node in hosts}
         self.states: dict[str, str] = {}
@@ -208,47 +108,117 @@ class Model:
         :param kills: the share of operations that meet a kill.
         """
         for number in range(operations):
+            late = WHOLE <= operations < 2 * number
+            self._step(number, instances, kills, late)
+        self._end()
+        if operations >= WHOLE:
+            for name in self.undone():
+                self._is_wrong(-1, f"{name} was never seen to work")
+
+    def _step(
+        self, number: int, instances: int, kills: float, late: bool
+    ) -> None:
+        """One operation; what fails otherwise than the model knows is wrong,
+        and the run goes on."""
+        server = ""
+        try:
             if len(self.states) < instances and (
                 len(self.states) < 2 or self.random.random() < 0.4
             ):
                 self._launch(number)
-                continue
-            self._one(number, self.random.random() < kills)
-        self._end()
+                return
+            server, operation = self._draw(late)
+            self._one(number, server, operation, self.random.random() < kills)
+        except (CloudError, exceptions.SDKException) as error:
+            self._is_wrong(number, f"{server}: {error}")
+            if server in self.states:
+                self.states[server] = self._settle(server, number, "failure")
 
-    def counts(self) -> dict[str, int]:
-        return dict(collections.Counter(step.operation for step in self.steps))
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By operation and outcome."""
+        found: dict[str, dict[str, int]] = {
+            one.name: {} for one in self.operations
+        }
+        for step in self.steps:
+            of = found.setdefault(step.operation, {})
+            of[step.outcome] = of.get(step.outcome, 0) + 1
+        return found
+
+    def undone(self) -> list[str]:
+        """Operations that have not been seen to work."""
+        counts = self.counts()
+        return [name for name, of in counts.items() if not of.get("done")]
+
+    def _draw(self, late: bool) -> tuple[str, Operation | None]:
+        """An instance, and what to do to it (None: delete it).
+
+        :param late: prefer what has not been seen to work.
+        """
+        if late and self.random.random() < 0.5:
+            undone = self.undone()
+            pairs = [
+                (server, one)
+                for server, state in sorted(self.states.items())
+                for one in self.operations
+                if one.name in undone and state in one.before
+            ]
+            if pairs:
+                return self.random.choice(pairs)
+        server = self.random.choice(sorted(self.states))
+        state = self.states[server]
+        fitting = [one for one in self.operations if state in one.before]
+        if not fitting or self.random.random() < 0.05:
+            return server, None
+        return server, self.random.choice(fitting)
 
     def _launch(self, number: int) -> None:
         begin = time.monotonic()
         server = self.world.launch(f"model-{number}", self.image)
         self.states[server.id] = server.status
-        self._note(number, server.id, "create", "", "", begin)
-        if server.status != "ACTIVE":
+        made = server.status == "ACTIVE"
+        outcome = "done" if made else "refused"
+        self._note(number, server.id, "create", "", "", begin, outcome)
+        if not made:
             self._is_wrong(number, f"create: {guest.fault(server)}")
             self._delete(server.id)
 
-    def _one(self, number: int, kill: bool) -> None:
-        server = self.random.choice(sorted(self.states))
+    def _one(
+        self,
+        number: int,
+        server: str,
+        operation: Operation | None,
+        kill: bool,
+    ) -> None:
         before = self.states[server]
-        fitting = [one for one in OPERATIONS if before in one.before]
-        if not fitting or self.random.random() < 0.05:
-            begin = time.monotonic()
+        begin = time.monotonic()
+        if operation is None:
             self._delete(server)
-            self._note(number, server, "delete", "", before, begin)
+            self._note(number, server, "delete", "", before, begin, "done")
             return
-        operation = self.random.choice(fitting)
         pause = self.random.random() * KILL_AFTER
         victim = self.random.choice(("agent", "nova-compute", "qemu"))
-        begin = time.monotonic()
-        accepted = self._ask(server, operation)
+        request = self._ask(server, operation)
         killed = ""
-        if kill and accepted:
+        if kill and request.accepted:
             time.sleep(pause)
-            killed = self._kill(server, victim)
+            killed = self.kills.kill(server, victim)
+        if operation.name == "confirm" and request.accepted:
+            # nova has no word for a server that is being confirmed
+            self.outcomes.over(request, 10.0 if killed else 60.0)
         after = self._settle(server, number, operation.name)
+        if killed.startswith("qemu"):
+            self.kills.noticed(server)
+            after = self._settle(server, number, operation.name)
         self.states[server] = after
-        self._note(number, server, operation.name, killed, before, begin)
+        done = after in operation.after and self.outcomes.done(
+            request, operation.name, 2.0 if killed else 10.0
+        )
+        outcome = "done" if done else "cut off" if killed else "refused"
+        self._note(
+            number, server, operation.name, killed, before, begin, outcome
+        )
+        if outcome == "refused":
+            self.say(f"      {self.outcomes.reason(request)}")
         legal = operation.after | {before}
         if killed:
             # whoever was killed, nova may have seen the guest end
@@ -262,17 +232,14 @@ class Model:
         if after not in STATES:
             self._mend(number, server)
 
-    def _ask(self, server: str, operation: Operation) -> bool:
+    def _ask(self, server: str, operation: Operation) -> Request:
         body = {name: value for name, value in operation.body.items()}
         if operation.name == "rebuild":
             body = {"rebuild": {"imageRef": self.image.id}}
         if operation.name == "resize":
             body = {"resize": {"flavorRef": self._other_flavor(server)}}
         conn = self.world.admin if operation.admin else self.world.tenant
-        answer = conn.compute.post(f"/servers/{server}/action", json=body)
-        if answer.status_code >= 500:
-            raise CloudError(f"{operation.name}: {answer.text[:300]}")
-        return bool(answer.status_code < 400)
+        return self.outcomes.ask(conn, server, body)
 
     def _other_flavor(self, server: str) -> str:
         name = self._get(server).flavor["original_name"]
@@ -311,23 +278,6 @@ class Model:
         )
         return str(found.status)
 
-    def _moved(self, server: str) -> None:
-        """Wait for the end of a move that was cut off.
-
-        A nova-compute that starts again puts an instance it finds in
-        ``resize_prep`` back to rest, and only then reads the message which
-        tells it to move that instance; the move ends in ERROR, later.
-        """
-        end = time.monotonic() + MOVED
-        while time.monotonic() < end:
-            answer = self.world.admin.compute.get(
-                "/os-migrations", params={"instance_uuid": server}
-            )
-            found = answer.json()["migrations"]
-            if all(one["status"] not in MOVING for one in found):
-                return
-            time.sleep(0.5)
-
     def _mend(self, number: int, server: str) -> None:
         """A way back out of ERROR, as the operator has it."""
         if not guest.fault(self._get(server)):
@@ -340,33 +290,10 @@ class Model:
             self._delete(server)
 
     def _delete(self, server: str) -> None:
+        found = self._get(server)
+        self.remains.remember(found)
         self.states.pop(server, None)
-        self.world.delete(self._get(server))
-
-    # -- kills
-
-    def _kill(self, server: str, victim: str) -> str:
-        """Kill and bring back what was killed, as systemd would."""
-        host = self._get(server).hypervisor_hostname
-        node = next((n for n in self.hosts if n.name == host), self.hosts[0])
-        if victim == "qemu":
-            name = f"guest={self._get(server).instance_name},"
-            pids = [
-                pid
-                for pid in node.namespace.inhabitants()
-                if name in _command(pid)
-            ]
-            end_pids(pids)
-        elif victim == "agent":
-            node.kill("mh-agent")
-            self.world.product.start_agent(node)
-            self.world.agent_ready(node)
-        else:
-            node.kill_compute()
-            node.start_compute()
-            self.world.cloud.wait_computes()
-            self._moved(server)
-        return f"{victim} on {node.name}"
+        self.world.delete(found)
 
     # -- words
 
@@ -378,6 +305,7 @@ class Model:
         killed: str,
         before: str,
         begin: float,
+        outcome: str,
     ) -> None:
         step = Step(
             number,
@@ -387,12 +315,13 @@ class Model:
             before,
             self.states.get(server, "-"),
             time.monotonic() - begin,
+            outcome,
         )
         self.steps.append(step)
         self.say(
             f"{number:>4}  {server[:8]}  {operation:<15} "
             f"{step.before:>17} -> {step.after:<17} {step.seconds:6.1f} s  "
-            f"{killed}"
+            f"{outcome:<7}  {killed}"
         )
 
     def _is_wrong(self, number: int, text: str) -> None:
@@ -406,12 +335,22 @@ class Model:
     # -- the end
 
     def _end(self) -> None:
-        """Everything is deleted, and nothing is left."""
-        everyone = list(self.states)
-        for server in everyone:
-            self._delete(server)
-        for image in self.world.tenant.image.images(name="model"):
-            self.world.tenant.image.delete_image(image)
+        """Nothing is in the clear while instances are there, nor when they
+        are deleted; then nothing is left."""
+        there = [self.remains.remember(self._get(one)) for one in self.states]
+        if self.states and not any(there):
+            self._is_wrong(-1, "no instance has a disk")
+        self.remains.remember_images()
+        self._search("before")
+        for server in list(self.states):
+            try:
+                self._delete(server)
+            except exceptions.SDKException as error:
+                self._is_wrong(-1, f"delete: {server}: {error}")
+        for image in self.world.tenant.image.images():
+            # those of a shelved one that was cut off, too
+            if image.name.startswith("model"):
+                self.world.tenant.image.delete_image(image)
         servers = {step.server for step in self.steps}
         for node in self.hosts:
             for server in sorted(servers):
@@ -421,18 +360,13 @@ class Model:
                 self._is_wrong(-1, f"left on {node.name}: domain {name}")
             if shown := node.virsh("secret-list").stdout.strip():
                 self._is_wrong(-1, f"left on {node.name}: secrets: {shown}")
-        search = Search(
-            default_roots(self.world.cloud.base),
-            [self.world.product.workstation],
-            [Needle("marker", self.image.marker)],
+        self._search("after")
+
+    def _search(self, when: str) -> None:
+        found = self.remains.search()
+        for text in found:
+            self._is_wrong(-1, f"{when} the deletion: {text}")
+        self.say(
+            f"{when} the deletion: keys of {self.remains.disks} disks and "
+            f"{self.remains.images} images looked for, {len(found)} amiss"
         )
-        for hit in search.run():
-            self._is_wrong(-1, f"in the clear: {hit}")
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

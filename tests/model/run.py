@@ -17,12 +17,14 @@ The last line is one JSON object; its ``seed`` repeats the run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import secrets
 import sys
 
+from tests.minicloud import save_dir
 from tests.minicloud.cloud import Cloud
 from tests.minicloud.trusted import TrustedCloud
 from tests.minicloud.world import World
@@ -60,8 +62,17 @@ def play(
     key = world.create_key("model", *words)
     image = world.create_image("model", key, "--allow-snapshots")
     print(f"seed {seed}", flush=True)
-    model = Model(world, image, (world.node1, second), seed)
-    model.run(instances, operations, kills)
+    hosts = (world.node1, second)
+    with contextlib.ExitStack() as stack:
+        whys = [
+            stack.enter_context(save_dir.encrypted(node, "1G"))
+            for node in hosts
+        ]
+        without = ("suspend", "resume") if any(whys) else ()
+        if without:
+            print(f"without {', '.join(without)}: {whys}", flush=True)
+        model = Model(world, image, hosts, seed, without=without)
+        model.run(instances, operations, kills)
     return model
 
 
@@ -94,6 +105,8 @@ def main() -> int:
         )
     finally:
         product.stop()
+    for name, counts in model.counts().items():
+        print(f"{name:<15} {counts}")
     for text in model.wrong:
         print(f"wrong: {text}")
     print(

@@ -22,7 +22,7 @@ from typing import Any
 
 import nova.conf
 from nova import exception, objects
-from nova.compute import task_states
+from nova.compute import power_state, task_states, vm_states
 from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_concurrency import processutils
@@ -71,10 +71,12 @@ class Migrate(LibvirtDriver, TrustedDriver):
            cloud's word, good for an early answer: what counts is whether the
            key is released there;
         4. nova stops the guest and copies the disk; what the destination's
-           agent needs to know goes with nova's own list of disks.
+           agent needs to know goes with nova's own list of disks.  Where it
+           cannot be copied (``hook.migrate.copy``) the guest starts again.
         """
         described = None
-        if self._mh_protected(instance):
+        protected = self._mh_protected(instance)
+        if protected:
             try:
                 # 1: one that disagrees raises
                 self._mh_decide(instance)
@@ -95,17 +97,40 @@ class Migrate(LibvirtDriver, TrustedDriver):
                 raise faults.rollback(error) from error
             described = self._mh_describe(instance)
         # 4
-        disks = super().migrate_disk_and_power_off(
-            context,
-            instance,
-            dest,
-            flavor,
-            network_info,
-            block_device_info,
-            timeout,
-            retry_interval,
-        )
+        try:
+            disks = super().migrate_disk_and_power_off(
+                context,
+                instance,
+                dest,
+                flavor,
+                network_info,
+                block_device_info,
+                timeout,
+                retry_interval,
+            )
+        except (OSError, processutils.ProcessExecutionError) as error:
+            if not protected:
+                raise
+            self._mh_stays(context, instance, network_info, block_device_info)
+            raise faults.rollback(_not_copied(error)) from error
         return disks if described is None else _carry(disks, described)
+
+    def _mh_stays(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any,
+    ) -> None:
+        """nova has put its disk back; it would leave it off, in ERROR."""
+        if instance.vm_state != vm_states.ACTIVE:
+            return
+        try:
+            if self.get_info(instance).state == power_state.RUNNING:
+                return
+            self.power_on(context, instance, network_info, block_device_info)
+        except (MHError, exception.NovaException) as error:
+            LOG.error("It stays off: %s", error, instance=instance)
 
     def _mh_check_destination(self, context: Any, instance: Any) -> None:
         """:raises Denied: ``hook.migrate.destination``."""
@@ -284,6 +309,15 @@ class Migrate(LibvirtDriver, TrustedDriver):
             LOG.error("%s", refused, instance=instance)
             faults.tell(instance, faults.text(cause, faults.START))
             faults.record(context, instance, "mh_finish_move", refused)
+
+
+def _not_copied(error: Exception) -> Denied:
+    """With the copying program's own last words."""
+    said = str(getattr(error, "stderr", None) or error).split("\n")
+    last = next((line for line in reversed(said) if line.strip()), "")
+    return Denied(
+        EVENT + ".copy", f"the disk could not be copied: {last[-120:]}"
+    )
 
 
 def _carry(disk_info: str, described: Description) -> str:

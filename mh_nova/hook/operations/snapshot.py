@@ -62,7 +62,7 @@ class Snapshot(LibvirtDriver, TrustedDriver):
         2. the agent has the key server release the keys for this, copies
            the disk into an encrypted file, and measures it;
         3. the file is stored as the image, with properties that are the
-           agent's, whatever the source's were;
+           agent's, whatever the source's were (``hook.snapshot.service``);
         4. the agent brings the new key to the key server;
         5. whatever happened, the agent's file goes.
         """
@@ -86,7 +86,8 @@ class Snapshot(LibvirtDriver, TrustedDriver):
                     expected_state=task_states.IMAGE_PENDING_UPLOAD,
                 )
                 # 3
-                self._mh_store(context, instance, image_id, made)
+                with _image_service():
+                    self._mh_store(context, instance, image_id, made)
                 # 4
                 self._mh_copies.register(instance.uuid)
             finally:
@@ -190,6 +191,20 @@ def _deleted(instance: Any) -> bool:
         task_states.DELETING,
         task_states.SOFT_DELETING,
     )
+
+
+@contextlib.contextmanager
+def _image_service() -> Iterator[None]:
+    """Say what it was that failed; an image that somebody has deleted
+    meanwhile is nova's to deal with."""
+    try:
+        yield
+    except exception.ImageNotFound:
+        raise
+    except exception.NovaException as error:
+        raise Denied(
+            "hook.snapshot.service", f"the image service: {error}"
+        ) from error
 
 
 @contextlib.contextmanager

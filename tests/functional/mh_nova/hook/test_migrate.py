@@ -21,6 +21,7 @@ import nova.conf
 import pytest
 from nova import context as nova_context
 from nova import exception, objects
+from nova.compute import power_state
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 
@@ -174,6 +175,68 @@ def test_refused_before_it_is_stopped(
     assert nova.state == state
     assert message(error).endswith(f"[{event}]")
     assert stock.calls == []
+
+
+FULL = processutils.ProcessExecutionError(
+    stderr="cp: error writing '/i/disk': No space left on device\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "power", "error", "calls"),
+    [
+        ("active", power_state.SHUTDOWN, FULL, ["power_on"]),
+        ("active", power_state.RUNNING, FULL, []),
+        ("stopped", power_state.SHUTDOWN, FULL, []),
+        (
+            "active",
+            power_state.SHUTDOWN,
+            OSError(28, "No space left on device"),
+            ["power_on"],
+        ),
+    ],
+)
+def test_its_disk_cannot_be_copied(
+    driver: Any,
+    stock: Stock,
+    traits: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    power: int,
+    error: Exception,
+    calls: list[str],
+) -> None:
+    """As it was before, and it says why; nova leaves it off, in ERROR."""
+    stock.replace("migrate_disk_and_power_off", "power_on")
+
+    def fails(_driver: Any) -> None:
+        if stock.calls == ["migrate_disk_and_power_off"]:
+            raise error
+
+    stock.during = fails
+    monkeypatch.setattr(
+        driver,
+        "get_info",
+        lambda instance: types.SimpleNamespace(state=power),
+    )
+    nova = Manager()
+    one = leaving(vm_state=state)
+    caught = nova.run(one, lambda: leave(driver, one))
+    assert nova.state == state
+    assert message(caught).endswith("[hook.migrate.copy]")
+    assert "No space left on device" in message(caught)
+    assert stock.calls[1:] == calls
+
+
+def test_a_plain_ones_disk_cannot_be_copied(driver: Any, stock: Stock) -> None:
+    stock.replace("migrate_disk_and_power_off")
+
+    def fails(_driver: Any) -> None:
+        raise FULL
+
+    stock.during = fails
+    with pytest.raises(processutils.ProcessExecutionError):
+        leave(driver, make_instance(trusted=False))
 
 
 @pytest.mark.parametrize(

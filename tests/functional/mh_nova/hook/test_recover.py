@@ -190,6 +190,132 @@ def test_an_arrival(instance: objects.Instance) -> None:
     assert found.status == "error"
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        task_states.IMAGE_SNAPSHOT_PENDING,
+        task_states.IMAGE_SNAPSHOT,
+        task_states.IMAGE_PENDING_UPLOAD,
+        task_states.IMAGE_UPLOADING,
+    ],
+)
+def test_a_snapshot(instance: objects.Instance, task: str) -> None:
+    """In the log of the last action: nova only forgets the task."""
+    for request, name in (("req-1", "start"), ("req-2", "createImage")):
+        context = CONTEXT.elevated()
+        context.request_id = request
+        objects.InstanceAction.action_start(context, instance.uuid, name)
+    instance.task_state = task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    said = {}
+    for request in ("req-1", "req-2"):
+        action = objects.InstanceAction.get_by_request_id(
+            CONTEXT, instance.uuid, request
+        )
+        said[request] = [
+            (event.event, event.result, event.details)
+            for event in objects.InstanceActionEventList.get_by_action(
+                CONTEXT, action.id
+            )
+        ]
+    assert said["req-1"] == []
+    [(event, result, details)] = said["req-2"]
+    assert (event, result) == ("mh_snapshot", "Error")
+    assert "[hook.snapshot.broken-off]" in details
+    assert fault(instance) == ""
+
+
+def test_a_snapshot_that_nobody_logged(instance: objects.Instance) -> None:
+    instance.task_state = task_states.IMAGE_UPLOADING
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    assert fault(instance) == ""
+
+
+def begun(instance: objects.Instance, *, host: str, over: bool) -> None:
+    """nova's log of an action, and whether a host is through with it."""
+    context = CONTEXT.elevated()
+    context.request_id = "req-7"
+    objects.InstanceAction.action_start(context, instance.uuid, "a")
+    event = ("compute_a_instance",)
+    objects.InstanceActionEvent.event_start(
+        context, instance.uuid, *event, host=host
+    )
+    if over:
+        objects.InstanceActionEvent.event_finish(
+            context, instance.uuid, *event
+        )
+
+
+LEFT = (
+    "pausing",
+    "suspending",
+    "resuming",
+    "rescuing",
+    "unrescuing",
+    "shelving",
+    "shelving_image_pending_upload",
+    "shelving_image_uploading",
+    "shelving_offloading",
+    "unshelving",
+)
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("task", LEFT)
+def test_what_nova_would_leave(instance: objects.Instance, task: str) -> None:
+    """The tenant can ask again, and the log says why."""
+    begun(instance, host="node1", over=False)
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("active", None)
+    action = objects.InstanceAction.get_by_request_id(
+        CONTEXT, instance.uuid, "req-7"
+    )
+    [said] = [
+        event.details
+        for event in objects.InstanceActionEventList.get_by_action(
+            CONTEXT, action.id
+        )
+        if event.event == "mh_recover"
+    ]
+    assert "[hook.task.broken-off]" in said
+    assert task in said
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("task", [*LEFT, task_states.RESIZE_REVERTING])
+@pytest.mark.parametrize(
+    ("host", "over"), [("node2", False), ("node1", True), ("", False)]
+)
+def test_what_is_still_to_come(
+    instance: objects.Instance, task: str, host: str, over: bool
+) -> None:
+    """Asked for while nova-compute was away: it needs its task."""
+    if host:
+        begun(instance, host=host, over=over)
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("active", task)
+
+
+@pytest.mark.usefixtures("where")
+def test_a_revert(instance: objects.Instance) -> None:
+    begun(instance, host="node1", over=False)
+    instance.vm_state = vm_states.RESIZED
+    instance.task_state = task_states.RESIZE_REVERTING
+    instance.save()
+    recover.broken_off(CONTEXT, instance)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == ("error", None)
+    assert "[hook.launch.broken-off]" in fault(instance)
+
+
 def test_at_the_start(
     driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +398,24 @@ def test_ended_later(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     driver._mh_begun.add(INSTANCE)
     for _ in range(3):
         driver.get_info(one)
+
+
+# The image service while a snapshot is stored
+
+
+def test_a_snapshot_that_cannot_be_stored() -> None:
+    with pytest.raises(Denied) as caught:
+        with snapshot._image_service():
+            raise exception.GlanceConnectionFailed(server="g", reason="gone")
+    assert caught.value.event == "hook.snapshot.service"
+    assert "gone" in caught.value.message
+
+
+def test_a_snapshot_that_was_deleted_meanwhile() -> None:
+    """nova's own end of it."""
+    with pytest.raises(exception.ImageNotFound):
+        with snapshot._image_service():
+            raise exception.ImageNotFound(image_id=OTHER)
 
 
 # A guest that ended while its disk was copied
