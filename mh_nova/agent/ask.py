@@ -93,26 +93,34 @@ class Asking(Making, Starting):
                 # 3
                 key = attempt.key = self._keys.ask(attempt)
                 opened = self._keys.open(attempt)
-                self._goes_on(attempt, opened, there)
+                if there:
+                    # the guest runs, and from now on by this release's lease
+                    self._p.leases.begin(
+                        record, str(attempt.url.origin), opened
+                    )
                 # 4
-                verify_manifest(
-                    opened.payload, record.manifest, opened.request
-                )
+                try:
+                    verify_manifest(
+                        opened.payload, record.manifest, opened.request
+                    )
+                except MHError:
+                    self._goes_on(attempt, opened)
+                    raise
         except MHError as exc:
             self._refused(attempt, exc)
             raise
         self._ahead.put(attempt, key)
 
-    def _goes_on(self, attempt: Attempt, opened: Opened, there: bool) -> None:
-        """The guest runs, and the key server has it run by this release's
-        lease from now on, unless that is another key's.
+    def _goes_on(self, attempt: Attempt, opened: Opened) -> None:
+        """There will be no launch: the guest goes on, by this release's
+        lease where that took the place of its own.
 
-        :param there: as of :meth:`_ask`.
+        Not before: the lease that the guest has is named in the receipt for
+        its disk.
         """
         record, origin = attempt.record, str(attempt.url.origin)
         known = self._p.leases.of(record.instance)
-        if there or (
-            known is not None
-            and (known.key_id, known.origin) == (record.key_id, origin)
+        if known is not None and (
+            (known.key_id, known.origin) == (record.key_id, origin)
         ):
             self._p.leases.begin(record, origin, opened)

@@ -265,3 +265,56 @@ def world_xml(world: AskWorld) -> str:
     return world.xml().replace(
         world.root.base(world.tenant.image), world.root.base(world.other.image)
     )
+
+
+# -- leases --------------------------------------------------------------
+
+
+def lease(world: AskWorld) -> tuple[str, str]:
+    """(key server, number of the release)."""
+    found = world.leases.of(world.instance)
+    assert found is not None
+    return found.origin, found.lease
+
+
+def test_a_guest_goes_on_by_the_lease_of_what_was_asked(
+    world: AskWorld,
+) -> None:
+    """The key server has ended the one before, whatever follows."""
+    before = lease(world)
+    world.launcher.ask_start(world.instance)
+    after = lease(world)
+    assert after != before
+    world.start("start")
+    assert lease(world) == after
+
+
+def test_a_rebuild_under_another_key_leaves_the_lease(
+    world: AskWorld,
+) -> None:
+    before = lease(world)
+    world.launcher.ask_launch(world.new(), TICKET)
+    assert lease(world) == before
+    world.destroy()
+    world.rebuild()
+    assert lease(world)[0] == world.other_kms.origin
+
+
+def test_a_rebuild_under_the_same_key_that_comes_to_nothing(
+    world: AskWorld,
+) -> None:
+    """Its release ended the lease by which the guest goes on."""
+    before = lease(world)
+    same = world.record()
+    world.launcher.ask_launch(same, TICKET)
+    # the receipt for the old disk names the lease that it was used by
+    assert lease(world) == before
+    forged = world.tenant.describe().sign(jose.generate_key())
+    world.tenant.manifest = forged
+    event = refused(
+        lambda: world.launcher.ask_launch(
+            replace(same, manifest=forged), TICKET
+        )
+    )
+    assert event == "agent.measure.manifest-signature"
+    assert lease(world) != before
