@@ -117,9 +117,7 @@ class Leases(Watch):
                 and known.record.asked > record.asked
             ):
                 # of the same release, and renewed since
-                record = replace(
-                    known.record, renewing=True, forgotten=False
-                )
+                record = replace(known.record, renewing=True, forgotten=False)
             self.store.save(record)
             self._all[record.instance] = Watched(
                 record, self._next(record), self.clock() + _STARTING
