@@ -152,9 +152,23 @@ class Volumes:
                 if one.kind == "file"
                 else "the volume is no device of this host",
             )
-        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            fd = os.open(path, flags)
+            # looked at before it is opened, which may do something already
+            name = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                mode = os.fstat(name).st_mode
+                if not (
+                    stat.S_ISBLK(mode)
+                    if one.kind == "block"
+                    else stat.S_ISREG(mode)
+                ):
+                    raise Denied(
+                        EVENT + ".path", f"the volume is not a {one.kind}"
+                    )
+                flags |= os.O_CLOEXEC | os.O_NONBLOCK
+                fd = os.open(f"/proc/self/fd/{name}", flags)
+            finally:
+                os.close(name)
         except OSError as exc:
             if exc.errno == errno.EBUSY:
                 raise Denied(
@@ -165,15 +179,6 @@ class Volumes:
                 f"the volume cannot be opened: {reason(exc)}",
             ) from exc
         try:
-            mode = os.fstat(fd).st_mode
-            if not (
-                stat.S_ISBLK(mode)
-                if one.kind == "block"
-                else stat.S_ISREG(mode)
-            ):
-                raise Denied(
-                    EVENT + ".path", f"the volume is not a {one.kind}"
-                )
             yield fd
         except OSError as exc:
             raise Denied(

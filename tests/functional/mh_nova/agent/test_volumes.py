@@ -497,6 +497,31 @@ def test_devices_that_are_none(world: World) -> None:
         assert caught.value.event in ("agent.volume.path", "agent.volume.open")
 
 
+@pytest.mark.parametrize("kind", ["block", "file"])
+def test_only_what_is_a_volume_is_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Opening a tape, a watchdog or a pipe does something already."""
+    pipe = world.folder / "volumes/pipe"
+    os.mkfifo(pipe)
+    opened, real = list[str](), os.open
+
+    def watched(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        if not flags & os.O_PATH:
+            opened.append(str(path))
+        return real(path, flags, *more, **others)
+
+    found = ExpectedVolume(
+        str(uuid.uuid4()), kind, "/dev/null" if kind == "block" else str(pipe)
+    )
+    volumes = Volumes(world.conf)
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(Denied) as caught:
+        volumes.check(found)
+    assert caught.value.event == "agent.volume.path"
+    assert opened == []
+
+
 def _loop(path: Path) -> str:
     done = subprocess.run(
         ["losetup", "--find", "--show", str(path)],
