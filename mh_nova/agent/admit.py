@@ -325,6 +325,8 @@ def admit_volume(
     except InputError as exc:
         found.note(exc)
         return found.verdict()
+    if node.tag != "disk":
+        found.add(EVENT + ".element", "the device is not a disk")
     _volume(node, volume, found)
     if node.find("boot") is not None:
         found.add(EVENT + ".boot", "a device has a boot order")

@@ -148,6 +148,18 @@ class Rescuing(Making, Starting, Driving):
             self._side.forget(instance)
             self._allowed(instance, PLAIN)
 
+    def end_rescue(self, instance: str) -> None:
+        """The rescue that was allowed will not start, or has failed."""
+        with self._attempts.own(instance):
+            attempt = self._attempts.get(instance)
+            if attempt is not None:
+                if attempt.request.purpose not in (RESCUE, PLAIN):
+                    # another start, whose secrets stay, and which ends it
+                    return
+                self._give_up(instance)
+            self._side.forget(instance)
+            self._p.journal.write(EVENT + ".ended", instance, durable=False)
+
     def _allowed(self, instance: str, purpose: str) -> Attempt:
         """Step 1."""
         attempt = self._attempt_to_start(instance, purpose)

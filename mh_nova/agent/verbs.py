@@ -165,6 +165,13 @@ def allow_plain(context: Context, fields: Fields) -> dict[str, Any]:
     return {}
 
 
+def end_rescue(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.end_rescue(instance)
+    return {}
+
+
 def make(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     downloaded = fields.boolean("downloaded")
@@ -332,6 +339,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "prepare-rescue": prepare_rescue,
     "make-rescue": make_rescue,
     "allow-plain-rescue": allow_plain,
+    "end-rescue": end_rescue,
     "ours": ours,
     "suspend": suspend,
     "cache": cache,

@@ -14,23 +14,33 @@
 Their paths are the one kind that comes from a caller: no uuid says where
 nova connected a volume.  So they are bounded, see :func:`Volumes._open`, and
 a volume is written to in one case only: it is blank, and gets its header.
+That a header is about to be written is noted in the agent's state before: one
+that was cut off is begun again, where there is nothing but the rest of it.
 """
 
+import contextlib
 import errno
 import os
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mh_core import volume
-from mh_core.errors import Denied, InputError, VerificationError
+from mh_core.errors import (
+    Denied,
+    InputError,
+    Unavailable,
+    VerificationError,
+)
 from mh_core.image import luks1
 from mh_core.secret import Secret
 from mh_nova.agent.domain_volume import ExpectedVolume
 from mh_nova.agent.overlay import MAX_ITERATIONS
 from mh_nova.agent.reason import reason
+from mh_nova.agent.store import write_atomic
 
 EVENT = "agent.volume"
 #: What must be zero of a volume that is to get a header: here lie partition
@@ -38,6 +48,8 @@ EVENT = "agent.volume"
 HEAD, TAIL = 4 << 20, 1 << 20
 MIN_SIZE = HEAD + TAIL
 _CHUNK = 1 << 20
+#: Is written as a whole, or not.
+_SECTOR = 512
 _DEVICES = "/dev"
 
 
@@ -53,6 +65,7 @@ class Volumes:
             for path in conf.agent.volume_dirs
             if os.path.isabs(path)
         )
+        self._begun = Path(conf.agent.state_dir) / "volumes"
 
     def check(self, one: ExpectedVolume, in_use: bool = False) -> None:
         """Before its key is asked for: there is a volume, blank or with a
@@ -80,6 +93,7 @@ class Volumes:
             area = self._area(fd, one, in_use)
             if area:
                 self._unlock(area, key)
+                self._note(one, False)
                 return False
         flags = os.O_RDWR
         if one.kind == "block":
@@ -89,9 +103,39 @@ class Volumes:
             # it may have changed meanwhile
             if self._header(fd, one):
                 raise Denied(EVENT + ".write", "somebody else writes to it")
+            self._note(one, True)
             self._format(fd, one, key)
             self._unlock(self._header(fd, one), key)
+            self._note(one, False)
         return True
+
+    def _note(self, one: ExpectedVolume, begun: bool) -> None:
+        """On disk, when this returns: its header is being written, or not.
+
+        :raises Unavailable: ``agent.record.write``.
+        """
+        if not begun and not self._is_begun(one):
+            return
+        try:
+            self._begun.mkdir(mode=0o700, exist_ok=True)
+            if begun:
+                write_atomic(self._begun / one.id, b"")
+            else:
+                (self._begun / one.id).unlink()
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            fd = os.open(self._begun, flags)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise Unavailable(
+                "agent.record.write",
+                f"the agent's record cannot be written: {reason(exc)}",
+            ) from exc
+
+    def _is_begun(self, one: ExpectedVolume) -> bool:
+        return (self._begun / one.id).exists()
 
     @contextmanager
     def _open(self, one: ExpectedVolume, flags: int) -> Iterator[int]:
@@ -113,9 +157,23 @@ class Volumes:
                 if one.kind == "file"
                 else "the volume is no device of this host",
             )
-        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            fd = os.open(path, flags)
+            # looked at before it is opened, which may do something already
+            name = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                mode = os.fstat(name).st_mode
+                if not (
+                    stat.S_ISBLK(mode)
+                    if one.kind == "block"
+                    else stat.S_ISREG(mode)
+                ):
+                    raise Denied(
+                        EVENT + ".path", f"the volume is not a {one.kind}"
+                    )
+                flags |= os.O_CLOEXEC | os.O_NONBLOCK
+                fd = os.open(f"/proc/self/fd/{name}", flags)
+            finally:
+                os.close(name)
         except OSError as exc:
             if exc.errno == errno.EBUSY:
                 raise Denied(
@@ -126,15 +184,6 @@ class Volumes:
                 f"the volume cannot be opened: {reason(exc)}",
             ) from exc
         try:
-            mode = os.fstat(fd).st_mode
-            if not (
-                stat.S_ISBLK(mode)
-                if one.kind == "block"
-                else stat.S_ISREG(mode)
-            ):
-                raise Denied(
-                    EVENT + ".path", f"the volume is not a {one.kind}"
-                )
             yield fd
         except OSError as exc:
             raise Denied(
@@ -168,7 +217,7 @@ class Volumes:
             )
         area = _read(fd, volume.HEADER_BYTES, 0)
         if not area.startswith(luks1.MAGIC):
-            if not _blank(fd, size):
+            if not _blank(fd, size, self._is_begun(one)):
                 raise Denied(
                     EVENT + ".not-blank",
                     "there is something on the volume that is not "
@@ -208,11 +257,11 @@ class Volumes:
                 f"this server's image ({exc.event})",
             ) from None
 
-    @staticmethod
-    def _format(fd: int, one: ExpectedVolume, key: Secret) -> None:
-        """The header last of all: cut off, the volume has none.
+    def _format(self, fd: int, one: ExpectedVolume, key: Secret) -> None:
+        """The magic last of all: cut off, the volume has no header.
 
-        :raises Denied: ``agent.volume.write``.
+        :raises Denied: ``agent.volume.write``; it is blank again, if it can
+            be written to at all.
         """
         area, _master = luks1.build(
             luks1.passphrase(key.reveal()),
@@ -221,18 +270,25 @@ class Volumes:
             volume.CIPHER_MODE,
         )
         try:
-            for start in (4096, 0):
-                end = len(area) if start else 4096
-                view, at = memoryview(area)[start:end], start
-                while view:
-                    done = os.pwrite(fd, view, at)
-                    view, at = view[done:], at + done
-                os.fsync(fd)
+            _write(fd, area[_SECTOR:], _SECTOR)
+            _write(fd, area[:_SECTOR], 0)
         except OSError as exc:
+            with contextlib.suppress(OSError, Unavailable):
+                _write(fd, bytes(len(area)), 0)
+                self._note(one, False)
             raise Denied(
                 EVENT + ".write",
                 f"the volume cannot be written: {reason(exc)}",
             ) from exc
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    """All of it, on the disk when this returns."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+    os.fsync(fd)
 
 
 def _below(path: str, folder: str) -> bool:
@@ -251,7 +307,12 @@ def _read(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-def _blank(fd: int, size: int) -> bool:
-    return not any(_read(fd, HEAD, 0)) and not any(
-        _read(fd, TAIL, size - TAIL)
-    )
+def _blank(fd: int, size: int, begun: bool) -> bool:
+    """
+    :param begun: the rest of a header, all but its first sector, is nothing.
+    """
+    head, tail = _read(fd, HEAD, 0), _read(fd, TAIL, size - TAIL)
+    if begun:
+        rest = bytes(volume.HEADER_BYTES - _SECTOR)
+        head = head[:_SECTOR] + rest + head[volume.HEADER_BYTES :]
+    return head == bytes(HEAD) and tail == bytes(TAIL)

@@ -57,6 +57,9 @@ class DiskClient:
             patient=True,
         )
 
+    def end_rescue(self, instance: str) -> None:
+        self._client.answer("end-rescue", {"instance": instance}, _nothing)
+
 
 def _nothing(fields: Fields) -> None:
     return None

@@ -28,7 +28,7 @@ from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 from oslo_utils import fileutils
 
-from mh_core.errors import Denied
+from mh_core.errors import Denied, MHError
 from mh_nova.hook import disks, launch, properties
 from mh_nova.hook.agent_client import AgentClient, PrepareRequest
 from mh_nova.hook.arrive import user_data_digest
@@ -104,7 +104,20 @@ class Rescues:
             with self._lock:
                 self._images.pop(instance.uuid, None)
             if not done:
+                self._end(instance)
                 self.sweep(instance)
+
+    def _end(self, instance: Any) -> None:
+        """Or the agent holds the instance to be busy until its next
+        start."""
+        try:
+            self._client.end_rescue(instance.uuid)
+        except MHError as error:
+            LOG.warning(
+                "The agent could not be told that the rescue is over: %s",
+                error,
+                instance=instance,
+            )
 
     def _make(
         self, context: Any, instance: Any, facts: properties.ImageFacts

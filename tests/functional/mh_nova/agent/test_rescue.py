@@ -329,6 +329,38 @@ def test_a_start_that_is_refused(
     world.start("start")
 
 
+@pytest.mark.parametrize("how", ["prepared", "made", "plain"])
+def test_a_rescue_that_nova_gave_up(world: RescueWorld, how: str) -> None:
+    """Before its start: nothing of it is under way, and nothing waits."""
+    world.kms.lease = 600
+    world.run()
+    if how == "prepared":
+        world.prepare_rescue()
+    elif how == "made":
+        world.make_rescue()
+    else:
+        world.launcher.allow_plain(world.instance)
+    world.launcher.end_rescue(world.instance)
+    # neither would an attachment find it busy, nor a restart an image
+    assert world.launcher._attempts.get(world.instance) is None
+    assert world.launcher._side.attempts.get(world.instance) is None
+    assert refused(world.start, "rescue", world.rescue_xml()) == (
+        "agent.record.unknown"
+    )
+    # nova removes it, at every end
+    world.rescue_disk.unlink(missing_ok=True)
+    untouched(world)
+
+
+def test_the_end_of_a_rescue_ends_no_other_start(world: RescueWorld) -> None:
+    world.run()
+    world.start("start")
+    world.launcher.end_rescue(world.instance)
+    assert world.secrets.defined[world.instance]
+    world.launcher.started(world.instance, True)
+    assert world.events()[-1] != "agent.launch.unknown"
+
+
 def test_another_projects_instance(world: RescueWorld) -> None:
     world.run()
     assert (

@@ -17,6 +17,7 @@ machine has loop devices.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -239,6 +240,115 @@ def test_one_that_is_not_blank(world: World) -> None:
         assert not world.secrets.defined
 
 
+class Died(Exception):
+    """In a kill's place: nothing is cleared up."""
+
+
+def _cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+    offset: int,
+    error: Exception,
+    for_good: bool,
+) -> None:
+    """The write at an offset fails, and, for good, every later one."""
+    real, failed = os.pwrite, list[int]()
+
+    def pwrite(fd: int, data: Any, at: int) -> int:
+        if failed and for_good or not failed and at == offset:
+            failed.append(at)
+            raise error
+        # as a device may: in pieces
+        return real(fd, data[: 1 << 16], at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+OFFSETS = (0, 512, 512 + (1 << 16))
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_header_that_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    """It is blank again, for another host as well."""
+    started(world)
+    one = File(world)
+    _cut_off(monkeypatch, offset, OSError(errno.EIO, "I/O"), False)
+    assert (
+        refused(world.launcher.attach, world.instance, one.xml())
+        == "agent.volume.write"
+    )
+    assert not any(one.path.read_bytes())
+    assert os.listdir(world.folder / "state/volumes") == []
+    world.launcher.attach(world.instance, one.xml())
+    assert one.size(one.key(world)) == SIZE - volume.HEADER_BYTES
+
+
+@pytest.mark.parametrize("error", [Died(), OSError(errno.EIO, "I/O")])
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_header_that_was_cut_off(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    offset: int,
+    error: Exception,
+) -> None:
+    """The agent was killed, or the volume could not be cleared either."""
+    started(world)
+    one = File(world)
+    _cut_off(monkeypatch, offset, error, True)
+    with pytest.raises((Died, Denied)):
+        world.launcher.attach(world.instance, one.xml())
+    monkeypatch.undo()
+    assert any(one.path.read_bytes()) is (offset != 512)
+    world.halt()
+    world.boot()
+    # of this volume, and of nothing but a header of it
+    for place in (0, 511, volume.HEADER_BYTES, HEAD - 1, SIZE - 1):
+        with one.path.open("rb") as file:
+            file.seek(place)
+            before = file.read(1)
+        one.put(b"x", place)
+        assert (
+            refused(world.launcher.attach, world.instance, one.xml())
+            == "agent.volume.not-blank"
+        )
+        one.put(before, place)
+    other = File(world)
+    other.put(b"x", 4096)
+    assert (
+        refused(world.launcher.attach, world.instance, other.xml())
+        == "agent.volume.not-blank"
+    )
+    world.launcher.attach(world.instance, one.xml())
+    assert one.size(one.key(world)) == SIZE - volume.HEADER_BYTES
+    # from now on what it says is not blank is not
+    assert os.listdir(world.folder / "state/volumes") == []
+    one.put(bytes(6), 0)
+    assert (
+        refused(world.launcher.attach, world.instance, one.xml())
+        == "agent.volume.not-blank"
+    )
+
+
+def test_a_volume_that_ends_too_early_is_not_blank(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size says so much, and reading it gives less."""
+    one, real = File(world), os.pread
+    found = ExpectedVolume(one.id, "file", str(one.path))
+    volumes = Volumes(world.conf)
+    volumes.check(found)
+    for end in (0, 512, HEAD - 1, SIZE - TAIL, SIZE - 1):
+
+        def pread(fd: int, size: int, at: int, end: int = end) -> bytes:
+            return real(fd, max(0, min(size, end - at)), at)
+
+        monkeypatch.setattr(os, "pread", pread)
+        with pytest.raises(Denied) as caught:
+            volumes.check(found)
+        assert caught.value.event == "agent.volume.not-blank"
+
+
 def _attached(world: World) -> File:
     one = File(world)
     world.launcher.attach(world.instance, one.xml())
@@ -385,6 +495,31 @@ def test_devices_that_are_none(world: World) -> None:
         with pytest.raises(Denied) as caught:
             volumes.check(ExpectedVolume(name, "block", path))
         assert caught.value.event in ("agent.volume.path", "agent.volume.open")
+
+
+@pytest.mark.parametrize("kind", ["block", "file"])
+def test_only_what_is_a_volume_is_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Opening a tape, a watchdog or a pipe does something already."""
+    pipe = world.folder / "volumes/pipe"
+    os.mkfifo(pipe)
+    opened, real = list[str](), os.open
+
+    def watched(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        if not flags & os.O_PATH:
+            opened.append(str(path))
+        return real(path, flags, *more, **others)
+
+    found = ExpectedVolume(
+        str(uuid.uuid4()), kind, "/dev/null" if kind == "block" else str(pipe)
+    )
+    volumes = Volumes(world.conf)
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(Denied) as caught:
+        volumes.check(found)
+    assert caught.value.event == "agent.volume.path"
+    assert opened == []
 
 
 def _loop(path: Path) -> str:

@@ -247,6 +247,34 @@ def test_what_fails_after_it_was_stopped_leaves_it_stopped(
     assert list((where / INSTANCE).iterdir()) == []
 
 
+def test_what_fails_before_the_start_is_told_to_the_agent(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    where: Path,
+    instance: Any,
+    kept: list[str],
+) -> None:
+    """Which would hold it to be busy; should it not listen, so be it."""
+    stock.replace("power_off", "rescue")
+
+    def fails(driver: Any) -> None:
+        if stock.calls[-1] == "rescue":
+            raise exception.InstanceNotFound(instance_id=INSTANCE)
+
+    stock.during = fails
+    for answer in ({"ok": True}, no("agent.verb.gone")):
+        agent.answers["end-rescue"] = answer
+        with pytest.raises(exception.InstanceNotFound):
+            rescue(driver, instance)
+        assert agent.verbs()[-1] == "end-rescue"
+        assert agent.asked("end-rescue")[-1]["instance"] == INSTANCE
+    stock.during = lambda driver: None
+    before = len(agent.asked("end-rescue"))
+    rescue(driver, instance)
+    assert len(agent.asked("end-rescue")) == before
+
+
 @pytest.mark.parametrize("untrusted", [False, True])
 def test_unrescue_passes_the_gate(
     driver: Any,

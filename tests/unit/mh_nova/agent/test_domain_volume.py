@@ -72,6 +72,14 @@ def test_a_volume(xml: str, kind: str) -> None:
     assert events(read_only, one) == {"agent.admit.passed"}
 
 
+@pytest.mark.parametrize("tag", ["interface", "hostdev", "domain", "Disk"])
+def test_what_is_plugged_in_is_a_disk(tag: str) -> None:
+    """Whatever else it says: libvirt goes by the tag."""
+    xml = DEVICE.replace("<disk ", f"<{tag} ").replace("</disk>", f"</{tag}>")
+    verdict = admit_volume(xml, EXPECTED)
+    assert [e.id for e in verdict.events] == ["agent.admit.element"]
+
+
 def plugged(target: str, domain: str) -> set[str]:
     xml = DEVICE.replace('"vdb"', f'"{target}"')
     root = ROOT.disk(INSTANCE, "disk")

@@ -211,6 +211,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "started": {"instance": I, "ok": True},
     "make-rescue": {"instance": I, "downloaded": True},
     "allow-plain-rescue": {"instance": I},
+    "end-rescue": {"instance": I},
     "ours": {"instance": I},
     "suspend": {"instance": I},
     "cache": {"image": I, "manifest": "a.b.c", "stage": "begin"},

@@ -118,6 +118,7 @@ class FakeAgent:
             "prepare-rescue": {"ok": True},
             "make-rescue": {"ok": True, "disks": []},
             "allow-plain-rescue": {"ok": True},
+            "end-rescue": {"ok": True},
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
