@@ -25,18 +25,31 @@ from oslo_messaging import MessagingException  # type: ignore[import-untyped]
 
 LOG = logging.getLogger(__name__)
 _POLL = 0.1
-#: The rescue may still be winding up; nova then clears the task itself.
-_TASKS = [None, task_states.RESCUING, task_states.UNRESCUING]
-_STATES = (vm_states.ACTIVE, vm_states.STOPPED, vm_states.RESCUED)
+#: What was refused may still be winding up; nova then clears the task.
+_TASKS = [
+    None,
+    task_states.RESCUING,
+    task_states.UNRESCUING,
+    task_states.REBOOT_STARTED,
+    task_states.REBOOT_STARTED_HARD,
+]
+_STATES = (
+    vm_states.ACTIVE,
+    vm_states.STOPPED,
+    vm_states.RESCUED,
+    vm_states.PAUSED,
+    vm_states.SUSPENDED,
+)
 
 
 def vm_state(
     instance: Any, before: str, seconds: float = 30.0
 ) -> threading.Thread | None:
-    """Put the vm_state back after a refused rescue or unrescue.
+    """Put the vm_state back after a refused rescue, unrescue or reboot.
 
     ``ComputeManager.rescue_instance`` and ``unrescue_instance`` set ERROR
-    on whatever their driver raises. Written only while the server is in
+    on whatever their driver raises, ``reboot_instance`` unless the guest
+    runs. Written only while the server is in
     ERROR and no other task runs, compared and swapped by nova's ``save``.
 
     :param before: the state that is true.
@@ -75,13 +88,13 @@ def _put_back(uuid: str, before: str, seconds: float) -> None:
             return
         except exception.InstanceUpdateConflict as exc:
             # something newer has begun; its word counts
-            LOG.info("Refused rescue: %s", exc, instance_uuid=uuid)
+            LOG.info("Not put back: %s", exc, instance_uuid=uuid)
             return
         except MessagingException:
             # the conductor is slow, or its database is
             continue
         LOG.info(
-            "Refused rescue: the server is %s again",
+            "Refused: the server is %s again",
             before,
             instance_uuid=uuid,
         )

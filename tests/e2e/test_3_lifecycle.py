@@ -76,9 +76,10 @@ def again(
     action: collections.abc.Callable[[], object],
     since: int | None = None,
 ) -> None:
-    """Something that starts the guest: the key is asked for again, and the
-    guest prints its line once more."""
+    """Something that starts the guest: the key is asked for again, once,
+    and the guest prints its line once more, in a process of its own."""
     before = releases(world, image, server)
+    process = world.pid(world.node1, server)
     action()
     wait_for(
         "a new release",
@@ -87,6 +88,8 @@ def again(
     )
     world.settle(server, "ACTIVE")
     guest.wait_console(world.admin, server, image.token)
+    assert releases(world, image, server) == before + 1
+    assert world.pid(world.node1, server) not in (0, process)
 
 
 def test_stop_and_start(
@@ -115,12 +118,36 @@ def test_reboot(
     )
 
 
+@pytest.mark.parametrize("kind", ["SOFT", "HARD"])
+def test_reboot_where_the_key_server_is_down(
+    world: World, image: TrustedImage, server: typing.Any, kind: str
+) -> None:
+    """Refused before the guest is shut down, and its owner is told."""
+    process = world.pid(world.node1, server)
+    world.product.stop_kms()
+    try:
+        world.tenant.compute.reboot_server(server.id, kind)
+        found = world.settle(server, "ACTIVE")
+    finally:
+        world.product.start_kms()
+    assert "agent.kms." in found.metadata["mh_refused"]
+    assert world.pid(world.node1, server) == process
+    again(
+        world,
+        image,
+        server,
+        lambda: world.tenant.compute.reboot_server(server.id, kind),
+    )
+    assert "mh_refused" not in world.settle(server, "ACTIVE").metadata
+
+
 @pytest.mark.parametrize("part", ["compute", "libvirtd", "agent"])
 def test_restart_under_a_running_guest(
     world: World, image: TrustedImage, server: typing.Any, part: str
 ) -> None:
     node = world.node1
-    pid = node.virsh("list", "--uuid").stdout
+    process = world.pid(node, server)
+    assert process
     if part == "compute":
         node.restart_compute()
         world.cloud.wait_computes()
@@ -129,9 +156,10 @@ def test_restart_under_a_running_guest(
     else:
         world.product.stop_agent(node)
         world.product.start_agent(node)
-    assert node.virsh("list", "--uuid").stdout == pid
-    assert node.virsh("secret-list").stdout.strip() == ""
     world.agent_ready(node)
+    assert server.id in world.running_guests()
+    assert world.pid(node, server) == process
+    assert node.virsh("secret-list").stdout.strip() == ""
     again(
         world,
         image,

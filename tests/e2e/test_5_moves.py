@@ -289,8 +289,8 @@ def test_resize_to_a_smaller_disk_is_refused(
 # -- with the image gone
 
 
-def test_migrate_with_the_image_deleted(
-    world: World, image: TrustedImage
+def test_moves_with_the_image_deleted(
+    world: World, image: TrustedImage, larger: str
 ) -> None:
     """The base comes from the host before, and is verified as ever."""
     gone = world.create_image("gone", {"id": image.key_id})
@@ -308,6 +308,23 @@ def test_migrate_with_the_image_deleted(
         world.tenant.compute.reboot_server(server.id, "HARD")
         server.settle("ACTIVE")
         server.booted()
+    # neither image nor base, where it goes to now
+    world.forget_base(gone.id)
+    with (
+        only(world, world.node1),
+        server.asking(world.node1, "migrate-in"),
+    ):
+        world.tenant.compute.resize_server(server.id, larger)
+        server.settle("VERIFY_RESIZE")
+        server.on(world.node1)
+        server.booted()
+    assert size(world.node1, server) == 2 * GIB
+    with server.asking(world.node3, "start"):
+        server.revert()
+        server.on(world.node3)
+        # what the guest did meanwhile is gone
+        server.booted(0)
+    server.nothing_of_it_on(world.node1)
     world.delete(made)
     server.nothing_of_it_on(world.node3)
 
@@ -446,6 +463,28 @@ def test_lock(world: World, server: Counting) -> None:
     assert server.id in world.running_guests()
 
 
+def without_a_ticket(
+    world: World, server: Counting, other: TrustedImage
+) -> None:
+    """The key server refuses it while guest and disk are there: the guest
+    goes on, and starts again as what it was."""
+    process = world.pid(world.node1, server)
+    world.tenant.compute.rebuild_server(server.id, image=other.id, name="x")
+    wait_for(
+        "the reason",
+        lambda: "kms.release.ticket" in str(server.show().metadata),
+        60,
+    )
+    found = server.settle("ACTIVE")
+    assert "mh_rebuild" in server.reasons()
+    assert world.pid(world.node1, server) == process
+    assert found.image["id"] == server.image.id
+    with server.asking(world.node1, "start"):
+        world.tenant.compute.reboot_server(server.id, "HARD")
+        server.settle("ACTIVE")
+        server.booted()
+
+
 def test_rebuild_to_another_encrypted_image(
     world: World, server: Counting
 ) -> None:
@@ -456,6 +495,9 @@ def test_rebuild_to_another_encrypted_image(
         / f"var/lib/mystery-hill/agent/instances/{server.id}.json"
     )
     before = json.loads(record.read_text())["disks"][0]["luks_uuid"]
+    without_a_ticket(world, server, other)
+    assert json.loads(record.read_text())["disks"][0]["luks_uuid"] == before
+    asked = server.granted(world.node1, "launch")
     shown = world.product.answer(
         "tenant",
         *("trusted", "server", "rebuild", server.id, "--image", other.id),
@@ -465,6 +507,8 @@ def test_rebuild_to_another_encrypted_image(
     server.image, server.boots = other, 1
     server.booted(0)
     assert json.loads(record.read_text())["disks"][0]["luks_uuid"] != before
+    # asked for before the disk went, and once; the ticket was spent by it
+    assert server.granted(world.node1, "launch") == asked + 1
     with server.asking(world.node1, "start"):
         world.tenant.compute.reboot_server(server.id, "HARD")
         server.settle("ACTIVE")

@@ -143,6 +143,7 @@ def test_swap_and_ephemeral(
     needle = b"disks-" + secrets.token_hex(13).encode()
     for name in ("disk.eph0", "disk.swap"):
         disks.write(name, 1 << 20, 0x5A)
+        disks.write_text(name, 2 << 20, needle)
         head = (disks.folder / name).read_bytes()
         assert head[:4] == b"QFI\xfb"
         assert bytes([0x5A]) * 512 not in head
@@ -159,6 +160,9 @@ def test_swap_and_ephemeral(
     )
     for name in ("disk.eph0", "disk.swap"):
         assert disks.read(name, 1 << 20, 512) == bytes([0x5A]) * 512
+        assert disks.read(name, 2 << 20, len(needle)) == needle
+    # while the files that it was written to are there
+    assert not clear_on_disk(world, Needle("written", needle))
     again(
         world,
         image,
@@ -178,7 +182,6 @@ def test_swap_and_ephemeral(
         "disk.eph0",
         "disk.swap",
     ]
-    assert not clear_on_disk(world, Needle("written", needle))
     world.delete(server)
     assert world.leftovers(world.node1, server.id) == []
 

@@ -29,6 +29,7 @@ from mh_core.volume import HEADER_BYTES
 from tests.e2e.moving import ask, clean, on_the_wire
 from tests.e2e.test_5_moves import Counting
 from tests.e2e.test_9_disks import Disks, clear_on_disk
+from tests.e2e.test_A_turned import EVENTS, TURNED, Database, turned
 from tests.minicloud import guest
 from tests.minicloud.node import Node
 from tests.minicloud.process import CloudError
@@ -113,6 +114,13 @@ def token() -> bytes:
 @pytest.fixture(scope="module")
 def volume(volumes: Volumes) -> Volume:
     return volumes.create("of-trusted")
+
+
+@pytest.fixture(scope="module")
+def blank(volumes: Volumes) -> collections.abc.Iterator[Volume]:
+    made = volumes.create("never-attached")
+    yield made
+    volumes.delete(made)
 
 
 def asked(world: World, image: TrustedImage, volume: Volume) -> int:
@@ -330,6 +338,29 @@ def test_a_volume_that_the_cloud_put_in_the_place(
     said = refused(ready, volumes, server, swapped)
     assert "agent.volume.other" in said
     volumes.delete(swapped)
+
+
+@pytest.mark.parametrize("kind", sorted(TURNED))
+def test_turned_and_attached_to(
+    ready: World,
+    volumes: Volumes,
+    image: TrustedImage,
+    server: Server,
+    blank: Volume,
+    kind: str,
+) -> None:
+    """Metadata as the cloud's operator could edit it: nothing is plugged
+    in, no key is asked for, and the volume stays blank."""
+    database = Database(ready, server)
+    try:
+        with turned(database, kind):
+            said = refused(ready, volumes, server, blank)
+    finally:
+        database.close()
+    assert EVENTS[kind] in said
+    assert asked(ready, image, blank) == 0
+    with volumes.file(blank).open("rb") as file:
+        assert not any(file.read(1 << 20))
 
 
 def test_a_host_that_is_not_trusted(

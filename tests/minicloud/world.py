@@ -500,6 +500,12 @@ class World:
         """Uuids of the guests that run on host 1."""
         return self.node1.virsh("list", "--uuid").stdout.split()
 
+    def pid(self, node: Node, server: typing.Any) -> int:
+        """Of a guest's process; 0: none runs there."""
+        name = node.virsh("domname", server.id, check=False).stdout.strip()
+        path = node.path(f"/run/libvirt/qemu/{name}.pid")
+        return int(path.read_text()) if name and path.exists() else 0
+
     # -- a server that is stopped and started ----------------------------
 
     def stopped(self, image: TrustedImage) -> typing.Any:

@@ -11,18 +11,25 @@
 # under the License.
 """Reboots, and every other start that nova makes by a hard one."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import libvirt
 import nova.conf
 from nova import exception
+from nova.compute import task_states, vm_states
 from nova.virt.libvirt.driver import LibvirtDriver
 
-from mh_nova.hook import faults
+from mh_core.errors import MHError
+from mh_nova.hook import faults, restore
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.launch import Launcher
 
 CONF = nova.conf.CONF
+_REBOOTS = (task_states.REBOOT_STARTED, task_states.REBOOT_STARTED_HARD)
+#: In which nova leaves no server whose reboot failed.
+_OFF = (vm_states.STOPPED, vm_states.PAUSED, vm_states.SUSPENDED)
 
 
 class Reboot(LibvirtDriver, TrustedDriver):
@@ -42,12 +49,14 @@ class Reboot(LibvirtDriver, TrustedDriver):
         accel_info: Any = None,
     ) -> None:
         """Also nova's ``power_on`` and its start of guests at host boot."""
-        with faults.at_start(instance):
+        with _kept(instance) as states, faults.at_start(instance):
             if self._mh_decide(instance):
                 self._mh_check_shape(instance, block_device_info, share_info)
                 self._mh_require()
                 if self._mh_at_stake(instance):
                     self._mh_launcher.ask_start(instance)
+            # what ran is ended from here on
+            states.append(vm_states.STOPPED)
             super()._hard_reboot(
                 context,
                 instance,
@@ -75,8 +84,11 @@ class Reboot(LibvirtDriver, TrustedDriver):
     def _mh_at_stake(self, instance: Any) -> bool:
         """Has it memory, of a guest or saved, that a reboot would destroy?
 
-        Doubt is a yes. Where it has none, the gate asks early enough.
+        Doubt is a yes. Where it has none, the gate asks early enough; for a
+        reboot of what is off, the domain at least stays defined.
         """
+        if instance.task_state in _REBOOTS:
+            return True
         try:
             guest = self._host.get_guest(instance)
             return bool(
@@ -86,3 +98,22 @@ class Reboot(LibvirtDriver, TrustedDriver):
             return False
         except (exception.NovaException, libvirt.libvirtError):
             return True
+
+
+@contextlib.contextmanager
+def _kept(instance: Any) -> Iterator[list[str]]:
+    """A server whose reboot is refused ends in the state it is really in.
+
+    nova would leave it in ERROR unless its guest runs.
+
+    :returns: states; the last one counts.
+    """
+    states = [instance.vm_state]
+    rebooting = instance.task_state in _REBOOTS
+    try:
+        yield states
+    except exception.NovaException as exc:
+        refused = rebooting and isinstance(exc.__cause__, MHError)
+        if refused and states[-1] in _OFF:
+            restore.vm_state(instance, states[-1])
+        raise

@@ -19,6 +19,7 @@ import pytest
 from nova import exception
 from nova.virt.libvirt.driver import LibvirtDriver
 
+from mh_nova.hook import restore
 from tests.functional.mh_nova.hook.conftest import (
     Stock,
     make_instance,
@@ -161,3 +162,79 @@ def test_a_plain_guest_is_rebooted_without_a_question(
     hard_reboot(driver, make_instance(trusted=False))
     assert stock.calls == ["_hard_reboot"]
     assert agent.asked("ask-start") == []
+
+
+@pytest.fixture
+def put_back(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a thread would write once nova has set ERROR."""
+    states: list[str] = []
+    monkeypatch.setattr(
+        restore, "vm_state", lambda instance, state: states.append(state)
+    )
+    return states
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        ("paused", ["paused"]),
+        ("suspended", ["suspended"]),
+        ("stopped", ["stopped"]),
+        # nova itself leaves alone what runs
+        ("active", []),
+        ("error", []),
+    ],
+)
+def test_a_refused_reboot_leaves_the_state(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    saved: Any,
+    put_back: list[str],
+    state: str,
+    wanted: list[str],
+) -> None:
+    stock.replace("_hard_reboot")
+    libvirt_has(driver, active=False)
+    agent.answers["ask-start"] = REVOKED
+    one = make_instance(vm_state=state, task_state="reboot_started_hard")
+    with pytest.raises(exception.NovaException, match="revoked"):
+        hard_reboot(driver, one)
+    assert stock.calls == []
+    assert put_back == wanted
+
+
+def test_refused_at_the_gate_it_is_off(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    saved: Any,
+    put_back: list[str],
+) -> None:
+    """E.g. after a shutdown that took so long that the key is asked for
+    again."""
+    stock.replace("_hard_reboot")
+    libvirt_has(driver, active=False)
+    agent.answers["start"] = REVOKED
+    one = make_instance(task_state="reboot_started")
+    stock.during = lambda driver: driver._create_guest(None, XML, one)
+    with pytest.raises(exception.NovaException, match="revoked"):
+        hard_reboot(driver, one)
+    assert put_back == ["stopped"]
+
+
+@pytest.mark.parametrize("task", ["powering-on", None])
+def test_other_starts_are_novas_to_end(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    saved: Any,
+    put_back: list[str],
+    task: str | None,
+) -> None:
+    libvirt_has(driver, active=True)
+    agent.answers["ask-start"] = REVOKED
+    one = make_instance(vm_state="stopped", task_state=task)
+    with pytest.raises(exception.NovaException, match="revoked"):
+        hard_reboot(driver, one)
+    assert put_back == []
