@@ -164,11 +164,11 @@ class Making(Work):
         # the key server holds this host to be the instance's from now on
         self._p.leases.begin(record, str(attempt.url.origin), opened)
         self._drives_allowed(record, opened, measured)
-        for disk in record.disks:
-            if disk.drive and not disk.size:
-                continue
+        made = tuple(
             self._make_disk(record, disk, opened, measured)
-        attempt.record = replace(record, made=True)
+            for disk in record.disks
+        )
+        attempt.record = replace(record, disks=made, made=True)
         self._p.store.save_instance(attempt.record)
         attempt.stage = Stage.MADE
 
@@ -215,7 +215,15 @@ class Making(Work):
         disk: DiskRecord,
         opened: Opened,
         measured: Measured,
-    ) -> None:
+    ) -> DiskRecord:
+        """
+        :returns: as it is to be on record.
+        :raises NotFound: ``agent.config-drive.missing``.
+        :raises Denied: ``agent.header.*``, ``agent.overlay.*``.
+        """
+        if disk.drive and not disk.size and not record.incoming:
+            # made at the start, by the verb drive
+            return disk
         key = opened.payload.overlay_keys[disk.name]
         base = base_path(self._p.root, record, disk)
         if disk.base and disk.size < measured.manifest.virtual_size:
@@ -225,6 +233,11 @@ class Making(Work):
                 f"image ({measured.manifest.virtual_size})",
             )
         if self._p.overlays.inspect(record.instance, disk.name, base) is None:
+            if disk.drive:
+                raise NotFound(
+                    "agent.config-drive.missing",
+                    "the config drive did not come with the instance",
+                )
             content = b""
             if disk.name == SWAP:
                 content = swap_header(disk.size, uuid.uuid4())
@@ -232,6 +245,13 @@ class Making(Work):
         else:
             self._p.overlays.require(record.instance, disk, base)
             self._p.overlays.unlocks(record.instance, disk.name, key)
+            if disk.drive and not disk.sha256:
+                # it came from another host; from now on it stays as it is
+                return replace(
+                    disk,
+                    sha256=self._p.overlays.digest(record.instance, disk.name),
+                )
+        return disk
 
     @staticmethod
     def _drives_allowed(

@@ -152,13 +152,22 @@ class Overlays:
 
         :raises Denied: ``agent.overlay.changed``.
         """
-        fd = self._root.open(instance, disk.name)
+        if not hmac.compare_digest(
+            self.digest(instance, disk.name), disk.sha256
+        ):
+            raise Denied(
+                EVENT + ".changed",
+                f"disk {disk.name} is not what it was",
+            )
+
+    def digest(self, instance: str, name: str) -> str:
+        """SHA-256 (hex) of a disk's file.
+
+        :raises NotFound: ``agent.path.*``.
+        """
+        fd = self._root.open(instance, name)
         try:
-            if not hmac.compare_digest(hash_file(fd).sha256, disk.sha256):
-                raise Denied(
-                    EVENT + ".changed",
-                    f"disk {disk.name} is not what the agent wrote",
-                )
+            return hash_file(fd).sha256
         finally:
             os.close(fd)
 

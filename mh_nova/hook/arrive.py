@@ -196,16 +196,22 @@ class Arrivals(ABC):
 
         :raises Denied: ``missing``.
         """
+        if not self._copied(instance, base, base + PART):
+            raise missing
+
+    def _copied(self, instance: Any, path: str, to: str) -> bool:
+        """From the host that the instance comes from, where that is
+        another one."""
         with self._lock:
             source = self._under_way.get(instance.uuid, ("", ""))[1]
-        if source and source != CONF.host:
-            LOG.info("Copying the image from %s", source, instance=instance)
-            try:
-                libvirt_utils.copy_image(
-                    src=base, dest=base + PART, host=source, receive=True
-                )
-            except (OSError, processutils.ProcessExecutionError) as exc:
-                LOG.warning("Not copied: %s", exc, instance=instance)
-            else:
-                return
-        raise missing
+        if not source or source == CONF.host:
+            return False
+        LOG.info("Copying %s from %s", path, source, instance=instance)
+        try:
+            libvirt_utils.copy_image(
+                src=path, dest=to, host=source, receive=True
+            )
+        except (OSError, processutils.ProcessExecutionError) as exc:
+            LOG.warning("Not copied: %s", exc, instance=instance)
+            return False
+        return True

@@ -66,6 +66,8 @@ class Launcher(Arrivals):
     def __init__(self, client: AgentClient) -> None:
         super().__init__(client)
         self._early = Early()
+        # guests that come in with a drive to copy: their other disks
+        self._awaited: dict[str, disks.Disks] = {}
 
     def early(
         self, context: Any, instance: Any, require: Callable[[], None]
@@ -163,11 +165,44 @@ class Launcher(Arrivals):
     ) -> Iterator[None]:
         """Around ``pre_live_migration``: new disks for a guest that runs.
 
+        A config drive is no new disk; :meth:`came_in` is called when nova
+        has made the directory that it is copied to.
+
         :param more: disks beside the root disk.
         """
+        if disks.CONFIG not in dict(more):
+            self.prepare(context, instance, COMING_IN, more=more)
+        else:
+            self._awaited[instance.uuid] = more
+        try:
+            with self._purposely(
+                instance.uuid, COMING_IN, instance.host or ""
+            ):
+                yield
+        finally:
+            self._awaited.pop(instance.uuid, None)
+
+    def came_in(self, context: Any, instance: Any, directory: str) -> None:
+        """Copy the config drive of a guest that comes in, if it has one.
+
+        nova 34 does not; and QEMU moves no disk that is only read.  The
+        agent is told afterwards: the key that it asks for hangs on the
+        drive's header.
+
+        :param directory: the instance's, the same on both hosts.
+        :raises Denied: ``hook.migration.config-drive``.
+        :raises MHError: as :meth:`prepare`.
+        """
+        more = self._awaited.pop(instance.uuid, None)
+        if more is None:
+            return
+        path = os.path.join(directory, disks.CONFIG)
+        if not self._copied(instance, path, path):
+            raise Denied(
+                "hook.migration.config-drive",
+                "the config drive could not be copied from the source",
+            )
         self.prepare(context, instance, COMING_IN, more=more)
-        with self._purposely(instance.uuid, COMING_IN, instance.host or ""):
-            yield
 
     def make(self, context: Any, instance: Any, trusted_certs: Any) -> None:
         """Download the base unless it is there, and have the disks made.

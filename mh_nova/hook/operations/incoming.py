@@ -38,6 +38,7 @@ from mh_nova.hook import disks, ours
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.agent_migration import Unfinished
 from mh_nova.hook.base import TrustedDriver
+from mh_nova.hook.launch import Launcher
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Incoming(LibvirtDriver, TrustedDriver):
     """Ends what is over; beside and after :class:`LiveMigration`."""
 
     _mh_client: AgentClient
+    _mh_launcher: Launcher
 
     # The destination
 
@@ -90,11 +92,14 @@ class Incoming(LibvirtDriver, TrustedDriver):
         fallback_from_host: Any = None,
     ) -> None:
         """The agent makes all disks with the root disk; nova would make in
-        the clear whatever it does not find.
+        the clear whatever it does not find.  Also called at a hard reboot.
 
-        :raises Denied: ``hook.image.overlay``.
+        :raises Denied: ``hook.image.overlay``,
+            ``hook.migration.config-drive``.
         """
         own = self._mh_protected(instance)
+        if own:
+            self._mh_launcher.came_in(context, instance, instance_dir)
 
         def made_by_nova(disk: Any) -> bool:
             return not own or os.path.basename(disk["path"]) == disks.ROOT

@@ -122,8 +122,8 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         return True
 
     def _mh_movable(self, instance: Any, block_device_info: Any) -> None:
-        """What the destination would make is what the guest has: blank
-        disks beside one over its image.
+        """What the destination would have is what the guest has: blank
+        disks, and a copy of its config drive, beside a disk over its image.
 
         :raises MigrationPreCheckError: ``hook.refused.migration-disks``,
             ``hook.refused.migration-volumes``.
@@ -134,8 +134,6 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             names = [name for name, _size in found.disks]
             if launch.ROOT not in names or not found.based:
                 raise Denied(DISKS, "only a disk over its image can move")
-            if disks.CONFIG in names:
-                raise Denied(DISKS, "a config drive cannot move")
         except MHError as error:
             raise faults.precheck(error) from error
 
@@ -154,8 +152,9 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
 
         1. ours; TLS is on; this host is sound and has a certificate;
         2. the blocks come over the wire, nothing is shared;
-        3. the agent asks for the keys while the base is fetched; it
-           measures and makes the disks as at a launch;
+        3. a config drive, which is only read, is copied; the agent asks for
+           the keys while the base is fetched, measures, finds that the
+           drive opens, and makes the other disks as at a launch;
         4. no secret is in libvirt yet: that waits for libvirt's own
            question about the incoming guest.
         """

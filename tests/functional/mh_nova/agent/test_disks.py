@@ -405,3 +405,152 @@ def test_a_base_fetched_again_forgets_no_digest(world: World) -> None:
         "",
     )
     assert world.store.instance(world.instance).disks == before.disks
+
+
+# -- a config drive that moves -----------------------------------------------
+
+
+@pytest.fixture
+def size(world: World) -> int:
+    """Of a drive that was written on another host: this one never heard of
+    it, and the file is there."""
+    started(world)
+    world.launcher.drive(world.instance, "disk.config", files(world))
+    world.launcher.started(world.instance, True)
+    made = world.store.instance(world.instance).disks[1].size
+    world.launcher.forget(world.instance)
+    return made
+
+
+def come(world: World, size: int, live: bool = True) -> None:
+    """As the hook of a destination; with a live guest, the drive is all
+    there is."""
+    if live:
+        world.disk.unlink(missing_ok=True)
+    record = world.record(disks=disks(("disk.config", size)))
+    world.launcher.prepare(record, "migrate-in", "")
+    world.launcher.make(world.instance, False)
+
+
+def test_a_drive_comes_with_a_guest_that_runs(world: World, size: int) -> None:
+    """As it was, under the key it has; the root disk gets a new one."""
+    path = world.disk.with_name("disk.config")
+    before, old = path.read_bytes(), world.kms.requests[-1].disks
+    come(world, size)
+    request = world.kms.requests[-1]
+    assert request.purpose == "migrate-in"
+    assert [disk.name for disk in request.disks] == ["disk", "disk.config"]
+    assert request.disks[1] == old[1]
+    assert request.disks[0].luks_uuid != old[0].luks_uuid
+    assert world.launcher.unfinished() == ([world.instance], [])
+    # no secret before libvirt itself asks
+    assert not world.secrets.defined
+    world.launcher.migrate_in(world.instance, xml(world, "disk.config"))
+    assert USER_DATA in content(world, "disk.config")
+    assert path.read_bytes() == before
+    world.launcher.started(world.instance, True)
+    assert not world.secrets.defined
+    # and it is held to that from now on
+    world.start("start", xml(world, "disk.config"))
+    world.launcher.started(world.instance, True)
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    machine = xml(world, "disk.config")
+    assert refused(world.start, "start", machine) == "agent.overlay.changed"
+
+
+def test_a_drive_that_was_changed_after_it_came(
+    world: World, size: int
+) -> None:
+    come(world, size)
+    path = world.disk.with_name("disk.config")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    defined = world.secrets.ever
+    assert (
+        refused(
+            world.launcher.migrate_in,
+            world.instance,
+            xml(world, "disk.config"),
+        )
+        == "agent.overlay.changed"
+    )
+    assert world.secrets.ever == defined
+
+
+def _missing(world: World, path: Path) -> str:
+    path.unlink()
+    return "agent.config-drive.missing"
+
+
+def _in_the_clear(world: World, path: Path) -> str:
+    path.unlink()
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(path), "2M"],
+        check=True,
+    )
+    return "agent.header."
+
+
+def _over_a_file(world: World, path: Path) -> str:
+    """A backing file in the header: /etc/shadow for the guest to read."""
+    data = bytearray(path.read_bytes())
+    name = b"/etc/shadow"
+    data[0x200 : 0x200 + len(name)] = name
+    data[8:20] = (0x200).to_bytes(8, "big") + len(name).to_bytes(4, "big")
+    path.write_bytes(data)
+    return "agent.header."
+
+
+def _of_another_key(world: World, path: Path) -> str:
+    world.tenant.root = os.urandom(32)
+    return "agent.header.passphrase"
+
+
+def _a_link(world: World, path: Path) -> str:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+    return "agent.path.link"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_missing, _in_the_clear, _over_a_file, _of_another_key, _a_link],
+)
+@pytest.mark.parametrize("live", [True, False])
+def test_another_file_in_its_place(
+    world: World, size: int, change: Any, live: bool
+) -> None:
+    event = change(world, world.disk.with_name("disk.config"))
+    defined = world.secrets.ever
+    assert refused(come, world, size, live).startswith(event)
+    assert world.secrets.ever == defined
+
+
+def test_a_drive_that_comes_is_not_to_be_made(world: World, size: int) -> None:
+    """Of no size, it would be one that the start makes: not looked at."""
+    assert refused(come, world, 0) == "agent.header.virtual-size"
+    assert refused(come, world, size + 512) == "agent.header.virtual-size"
+    world.disk.with_name("disk.config").unlink()
+    assert refused(come, world, 0) == "agent.config-drive.missing"
+
+
+def test_a_policy_that_allows_no_drive_any_more(
+    world: World, size: int
+) -> None:
+    world.tenant.launch_policy = LaunchPolicy()
+    assert refused(come, world, size) == "agent.config-drive.policy"
+    assert not world.disk.exists()
+
+
+def test_after_a_cold_move_it_stays_what_it_is(
+    world: World, size: int
+) -> None:
+    come(world, size, live=False)
+    world.launcher.arrived(world.instance)
+    machine = xml(world, "disk.config")
+    world.start("start", machine)
+    world.launcher.started(world.instance, True)
+    path = world.disk.with_name("disk.config")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert refused(world.start, "start", machine) == "agent.overlay.changed"

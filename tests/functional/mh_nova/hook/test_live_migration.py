@@ -24,7 +24,9 @@ from nova import exception, objects
 from nova.compute import power_state
 from nova.virt import event as virt_event
 from nova.virt.libvirt import guest as libvirt_guest
+from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_concurrency import processutils
 from oslo_serialization import jsonutils
 
 from mh_core.errors import Denied
@@ -183,21 +185,12 @@ def test_metadata_that_was_taken_away_keeps_it_here(
     assert stock.calls == []
 
 
-@pytest.mark.parametrize(
-    "disks",
-    [
-        [{"name": "disk", "size": 1, "base": False}],
-        [
-            {"name": "disk", "size": 1, "base": True},
-            {"name": "disk.config", "size": 1, "base": False},
-        ],
-    ],
-)
 def test_only_what_the_destination_would_make(
-    driver: Any, agent: FakeAgent, stock: Stock, disks: list[dict[str, Any]]
+    driver: Any, agent: FakeAgent, stock: Stock
 ) -> None:
-    """An unshelved disk has no base, and a config drive is not copied."""
+    """An unshelved disk has no base."""
     stock.replace("check_can_live_migrate_source")
+    disks = [{"name": "disk", "size": 1, "base": False}]
     agent.answers["describe"] = {**DESCRIBED, "ok": True, "disks": disks}
     with pytest.raises(exception.MigrationPreCheckError) as caught:
         driver.check_can_live_migrate_source(None, make_instance(), None)
@@ -311,6 +304,129 @@ def test_destination_makes_every_disk(
         with pytest.raises(exception.MigrationPreCheckError) as caught:
             driver.pre_live_migration(None, one, None, None, bad, data())
         assert message(caught.value).endswith("[hook.migration.disk-info]")
+
+
+WITH_DRIVE = [
+    *jsonutils.loads(LISTED),
+    {"path": "/i/disk.config", "virt_disk_size": 2 << 20},
+]
+
+
+class Carried:
+    """nova's part of a move with a config drive, and the copy itself."""
+
+    def __init__(
+        self,
+        agent: FakeAgent,
+        stock: Stock,
+        where: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.agent = agent
+        self.copies: list[dict[str, Any]] = []
+        self.error: Exception | None = None
+        #: What nova goes on with once the drive is there.
+        self.after: list[list[str]] = []
+        self.folder = where / "of-the-instance"
+        self.instance = make_instance(host="node0")
+        stock.replace("pre_live_migration")
+        stock.during = self.pre
+        monkeypatch.setattr(libvirt_utils, "copy_image", self.copy)
+        monkeypatch.setattr(
+            LibvirtDriver, "_create_images_and_backing", self.make
+        )
+
+    def pre(self, driver: Any) -> str:
+        self.folder.mkdir()
+        driver._create_images_and_backing(
+            None, self.instance, str(self.folder), WITH_DRIVE, "node0"
+        )
+        return "data"
+
+    def copy(self, **words: Any) -> None:
+        assert "prepare" not in self.agent.verbs()
+        self.copies.append(words)
+        if self.error is not None:
+            raise self.error
+        write_disk(words["dest"])
+
+    def make(self, driver: Any, *rest: Any) -> None:
+        self.after.append(self.agent.verbs())
+        for name in ("disk", "disk.swap"):
+            if not (self.folder / name).exists():
+                write_disk(str(self.folder / name))
+
+    def __call__(self, driver: Any) -> Any:
+        return driver.pre_live_migration(
+            *(None, self.instance, None, None),
+            *(jsonutils.dumps(WITH_DRIVE), data()),
+        )
+
+
+@pytest.fixture
+def carried(
+    agent: FakeAgent,
+    stock: Stock,
+    where: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Carried:
+    return Carried(agent, stock, where, monkeypatch)
+
+
+def test_a_config_drive_is_copied_before_the_agent_is_told(
+    driver: Any, agent: FakeAgent, carried: Carried
+) -> None:
+    """Its key hangs on what stands in its header."""
+    assert carried(driver) == "data"
+    path = str(carried.folder / "disk.config")
+    assert carried.copies == [
+        {"src": path, "dest": path, "host": "node0", "receive": True}
+    ]
+    assert "prepare" in carried.after[0]
+    (asked,) = agent.asked("prepare")
+    assert asked["purpose"] == "migrate-in"
+    assert [(d["name"], d["size"]) for d in asked["disks"]][1:] == [
+        ("disk.swap", 64 << 20),
+        ("disk.config", 2 << 20),
+    ]
+    assert agent.asked("forget") == []
+    # a hard reboot lists the same disks, and copies none
+    driver._create_images_and_backing(
+        None, carried.instance, str(carried.folder), []
+    )
+    assert len(carried.copies) == 1
+    assert len(agent.asked("prepare")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        processutils.ProcessExecutionError("lost connection"),
+    ],
+)
+def test_a_config_drive_that_does_not_come(
+    driver: Any, agent: FakeAgent, carried: Carried, error: Exception
+) -> None:
+    carried.error = error
+    with pytest.raises(exception.MigrationPreCheckError) as caught:
+        carried(driver)
+    assert message(caught.value).endswith("[hook.migration.config-drive]")
+    assert carried.after == []
+    assert agent.asked("prepare") == []
+    assert agent.verbs()[-1] == "forget"
+
+
+def test_a_config_drive_comes_from_another_host(
+    driver: Any, agent: FakeAgent, carried: Carried
+) -> None:
+    for host in (CONF.host, None):
+        carried.instance.host = host
+        with pytest.raises(exception.MigrationPreCheckError):
+            carried(driver)
+        carried.folder.rmdir()
+    assert carried.copies == []
+    assert agent.asked("prepare") == []
 
 
 def test_nova_makes_no_disk_of_ours(
