@@ -26,17 +26,25 @@ _COUNT = re.compile(r"n=([0-9a-f]{4})")
 _PURPOSES = ("launch", "start", "migrate-in")
 
 
-def create_image(world: World, name: str) -> TrustedImage:
-    """A guest that writes, under a key that may follow it."""
-    words = [word for one in _PURPOSES for word in ("--purpose", one)]
-    key = world.create_key(name, *words)
+def create_image(
+    world: World, name: str, *words: str, purposes: tuple[str, ...] = ()
+) -> TrustedImage:
+    """A guest that writes, under a key that may follow it.
+
+    :param words: more of ``openstack trusted image create``.
+    :param purposes: more of the key's release policy.
+    """
+    allowed = [
+        word for one in (*_PURPOSES, *purposes) for word in ("--purpose", one)
+    ]
+    key = world.create_key(name, *allowed)
     path = world.product.workstation / f"{name}.raw"
     token, marker = (
         f"token-of-{name}",
         b"marker:" + secrets.token_hex(24).encode(),
     )
     bootimage.write(path, token.encode(), marker=marker, writes=True)
-    return world.create_image(name, key, disk=(path, token, marker))
+    return world.create_image(name, key, *words, disk=(path, token, marker))
 
 
 def count(world: World, server: typing.Any) -> int:

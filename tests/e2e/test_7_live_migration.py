@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
+import base64
 import collections.abc
 import contextlib
 import datetime
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -42,7 +44,7 @@ from tests.e2e.moving import (
     settle,
     stays,
 )
-from tests.e2e.test_9_disks import Disks
+from tests.e2e.test_9_disks import USER_DATA, Disks, drive_files
 from tests.minicloud import guest
 from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
@@ -201,6 +203,82 @@ def test_moves_with_swap_and_ephemeral(
     clean(world, server, world.node1)
     world.delete(server)
     world.admin.compute.delete_flavor(flavor)
+
+
+@pytest.fixture(scope="module")
+def driven(
+    world: World, image: TrustedImage
+) -> collections.abc.Iterator[typing.Any]:
+    """A server with a config drive, on node1."""
+    path = world.product.workstation / "user-data"
+    path.write_bytes(USER_DATA)
+    pinned = create_image(
+        world,
+        "driven",
+        *("--config-drive", "pinned", "--user-data", str(path)),
+    )
+    made = world.boots(
+        "driven",
+        pinned,
+        conn=world.operator,
+        host="node1",
+        config_drive=True,
+        user_data=base64.b64encode(USER_DATA).decode(),
+    )
+    count(world, made)
+    yield made
+    world.delete(made)
+
+
+def drive_of(node: Node, server: typing.Any) -> pathlib.Path:
+    return node.folder / "instances" / server.id / "disk.config"
+
+
+def test_a_config_drive_that_somebody_changed(
+    world: World, driven: typing.Any
+) -> None:
+    """Its key does not open it where it comes to: the guest stays, and has
+    its own.  The drive is as it was, and goes with it after that."""
+    path = drive_of(world.node1, driven)
+    before = path.read_bytes()
+    # key material of the first slot of the LUKS header
+    place = before.index(b"LUKS\xba\xbe") + 4096
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes([before[place] ^ 1]))
+    ask(world, driven)
+    stays(world, driven)
+    told = reasons(world, driven)
+    assert "agent.header.passphrase" in told, told
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(before[place : place + 1])
+    assert path.read_bytes() == before
+
+
+def test_moves_with_a_config_drive(world: World, driven: typing.Any) -> None:
+    """The file itself, and not by QEMU; under the key that it has."""
+    before = drive_of(world.node1, driven).read_bytes()
+    content = drive_files(Disks(world, driven))[""]
+    assert USER_DATA in content
+    root = disk_uuid(world.node1, driven)
+    for source, to in (
+        (world.node1, world.node3),
+        (world.node3, world.node1),
+    ):
+        with on_the_wire(world) as seen:
+            move(world, driven, to.name)
+        assert USER_DATA not in seen[0]
+        there = Disks(world, driven, to)
+        assert there.names() == ["disk", "disk.config"]
+        assert drive_files(there)[""] == content
+        assert drive_of(to, driven).read_bytes() == before
+        assert disk_uuid(to, driven) != root
+        assert to.virsh("secret-list").stdout.strip() == ""
+        clean(world, driven, source)
+    world.tenant.compute.reboot_server(driven.id, "HARD")
+    settle(world, driven)
+    assert drive_files(Disks(world, driven))[""] == content
 
 
 def test_a_vm_report_says_that_it_arrived(
