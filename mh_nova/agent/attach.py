@@ -28,7 +28,8 @@ attachment, with the id each refuses by:
 6. the record; then the secret, until ``attached``.
 
 At a start 2, 4 and 5 come after the release for the start, and the admit
-decision sees the whole domain.
+decision sees the whole domain; so they do where a running guest comes in, and
+there no volume may be blank (``agent.volume.blank``).
 """
 
 import logging
@@ -129,7 +130,8 @@ class Attaching(Work):
     ) -> tuple[dict[str, Secret], Opened]:
         """Steps 4 and 5.
 
-        :param found: at least one, looked at.
+        :param found: at least one, looked at.  With a live migration none
+            gets a header: a guest has them open.
         :returns: libvirt secret uuid to key; the release.
         """
         attempt = self._attempt_to_attach(
@@ -139,7 +141,7 @@ class Attaching(Work):
         volumes, keys = Volumes(self._p.conf), {}
         for one in found:
             key = opened.payload.overlay_keys[volume.wanted(one.id).name]
-            if volumes.ready(one, key):
+            if volumes.ready(one, key, record.incoming):
                 self._p.journal.write(MADE, record.instance, volume=one.id)
             keys[one.secret] = key
         return keys, opened
@@ -154,5 +156,5 @@ class Attaching(Work):
         found = domain_volume.claimed(parse(xml), others)
         volumes = Volumes(self._p.conf)
         for one in found:
-            volumes.check(one)
+            volumes.check(one, record.incoming)
         return found

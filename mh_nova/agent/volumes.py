@@ -54,25 +54,30 @@ class Volumes:
             if os.path.isabs(path)
         )
 
-    def check(self, one: ExpectedVolume) -> None:
+    def check(self, one: ExpectedVolume, in_use: bool = False) -> None:
         """Before its key is asked for: there is a volume, blank or with a
         header of its own.
 
+        :param in_use: by the guest, on the host that it comes from: it has
+            a header.
         :raises Denied: ``agent.volume.`` and one of ``path``, ``open``,
-            ``size``, ``not-blank``, ``header``, ``other``.
+            ``size``, ``not-blank``, ``blank``, ``header``, ``other``.
         """
         with self._open(one, os.O_RDONLY) as fd:
-            self._header(fd, one)
+            self._area(fd, one, in_use)
 
-    def ready(self, one: ExpectedVolume, key: Secret) -> bool:
+    def ready(
+        self, one: ExpectedVolume, key: Secret, in_use: bool = False
+    ) -> bool:
         """The volume opens with its key; a blank one gets its header.
 
+        :param in_use: as of :meth:`check`.
         :returns: it was blank.
         :raises Denied: as :meth:`check`; ``agent.volume.key``,
             ``agent.volume.write``.
         """
         with self._open(one, os.O_RDONLY) as fd:
-            area = self._header(fd, one)
+            area = self._area(fd, one, in_use)
             if area:
                 self._unlock(area, key)
                 return False
@@ -137,6 +142,17 @@ class Volumes:
             ) from exc
         finally:
             os.close(fd)
+
+    def _area(self, fd: int, one: ExpectedVolume, in_use: bool) -> bytes:
+        """:raises Denied: as :meth:`_header`; ``agent.volume.blank``."""
+        area = self._header(fd, one)
+        if in_use and not area:
+            raise Denied(
+                EVENT + ".blank",
+                "the guest's volume is blank here: the cloud connected "
+                "another one",
+            )
+        return area
 
     def _header(self, fd: int, one: ExpectedVolume) -> bytes:
         """The LUKS header with key material; empty where it is blank.

@@ -16,6 +16,7 @@ from typing import Any
 
 import libvirt
 import nova.conf
+from lxml import etree
 
 from mh_core.errors import Denied
 from mh_nova.hook import faults
@@ -52,10 +53,18 @@ class PinnedDomain:
         self, uri: str, params: dict[str, Any], flags: int
     ) -> Any:
         """:raises NovaException: ``hook.refused.migration-tls``,
-        ``hook.refused.migration-late``."""
+        ``hook.refused.migration-copied``, ``hook.refused.migration-late``.
+        """
         if flags & FLAGS != FLAGS or flags & libvirt.VIR_MIGRATE_TUNNELLED:
             raise faults.refusal(
                 Denied(TLS, "nova would move it without TLS or its disks")
+            )
+        if not _right_disks(params):
+            raise faults.refusal(
+                Denied(
+                    "hook.refused.migration-copied",
+                    "nova would copy other disks than those of this host",
+                )
             )
         if self._leave.expires_at <= time.time():
             raise faults.refusal(
@@ -68,6 +77,24 @@ class PinnedDomain:
         return self._domain.migrateToURI3(
             uri, {**params, name: self._leave.tls_name}, flags
         )
+
+
+def _right_disks(params: dict[str, Any]) -> bool:
+    """QEMU copies the instance's own disks, all that are written to, and no
+    volume: that is the same one at both ends, and would be copied over
+    itself.  Volumes are the disks with a serial, see nova's
+    ``_update_volume_xml``."""
+    xml = params.get(libvirt.VIR_MIGRATE_PARAM_DEST_XML)
+    if not xml:
+        return False
+    root = etree.fromstring(xml)
+    own = [
+        disk.find("target").get("dev")
+        for disk in root.findall("devices/disk")
+        if disk.find("readonly") is None and disk.find("serial") is None
+    ]
+    copied = params.get(libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS) or ()
+    return bool(own) and sorted(copied) == sorted(own)
 
 
 def require_tls() -> None:

@@ -21,6 +21,7 @@ from mh_core.errors import Denied
 from mh_nova.hook import firmware, shape
 
 CONF = nova.conf.CONF
+VOLUME = "hook.volume"
 
 
 def check(
@@ -50,14 +51,27 @@ def check(
     )
 
 
-def no_volumes(block_device_info: Any) -> None:
-    """For a live migration: QEMU would open a volume on both hosts.
-
-    :raises Denied: ``hook.refused.migration-volumes``.
+def check_volumes(block_device_info: Any) -> None:
     """
-    if virt_driver.block_device_info_get_mapping(block_device_info):
+    :raises Denied: as :func:`check_volume`.
+    """
+    for one in virt_driver.block_device_info_get_mapping(block_device_info):
+        check_volume(one["connection_info"], None)
+
+
+def check_volume(connection_info: Any, encryption: Any) -> None:
+    """
+    :param encryption: what the cloud would encrypt it with, if anything.
+    :raises Denied: ``hook.volume.encrypted``, ``hook.volume.shared``.
+    """
+    data = connection_info.get("data") or {}
+    if encryption or data.get("encrypted"):
         raise Denied(
-            "hook.refused.migration-volumes",
-            "a server with volumes does not move while it runs; detach "
-            "them, or stop it and migrate it cold",
+            VOLUME + ".encrypted",
+            "the cloud encrypts this volume by itself, under a key of its "
+            "own; attach one of a type without encryption",
+        )
+    if connection_info.get("multiattach"):
+        raise Denied(
+            VOLUME + ".shared", "a volume for several servers at once"
         )

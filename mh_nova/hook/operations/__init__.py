@@ -33,6 +33,7 @@ from mh_nova.hook.operations.snapshot import Snapshot
 from mh_nova.hook.operations.stopped import Stopped
 from mh_nova.hook.operations.suspend import Suspend
 from mh_nova.hook.operations.volume import Volume
+from mh_nova.hook.operations.volume_migration import VolumeMigration
 from mh_nova.hook.operations.vtpm import VirtualTpm
 
 
@@ -50,6 +51,7 @@ class Operations(
     # over LiveMigration: it takes turns
     Incoming,
     LiveMigration,
+    VolumeMigration,
     Attach,
     Volume,
     ConfigDrive,

@@ -202,7 +202,10 @@ class Incoming(LibvirtDriver, TrustedDriver):
             instance=instance,
         )
         super().rollback_live_migration_at_destination(
-            context, instance, instance.get_network_info(), {}
+            context,
+            instance,
+            instance.get_network_info(),
+            self._mh_volumes_of(context, instance),
         )
 
     def _mh_active(self, instance: Any) -> bool:
@@ -261,6 +264,7 @@ class Incoming(LibvirtDriver, TrustedDriver):
         # 2
         if not self._mh_runs_at(dest, instance.uuid):
             raise exception.InstanceNotFound(instance_id=instance.uuid)
+        volumes = self._mh_volumes_of(context, instance)
         LOG.warning("It has moved to %s", dest, instance=instance)
         # 3
         instance.host = dest
@@ -270,7 +274,7 @@ class Incoming(LibvirtDriver, TrustedDriver):
         # 4
         network = instance.get_network_info()
         self.post_live_migration_at_source(context, instance, network)
-        self.cleanup(context, instance, network)
+        self.cleanup(context, instance, network, volumes)
 
     def _mh_runs_at(self, dest: str, uuid: str) -> bool:
         """In doubt no: its disk here is kept."""

@@ -28,7 +28,7 @@ from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import disks, faults, launch, wanted
+from mh_nova.hook import disks, faults, launch
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.departure import ACTION, Departure
 from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
@@ -82,7 +82,7 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
     ) -> Any:
         ours = self._mh_can_migrate(instance)
         if ours:
-            self._mh_movable(instance, block_device_info)
+            self._mh_movable(instance)
         data = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info
         )
@@ -121,15 +121,13 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             raise faults.precheck(error) from error
         return True
 
-    def _mh_movable(self, instance: Any, block_device_info: Any) -> None:
+    def _mh_movable(self, instance: Any) -> None:
         """What the destination would have is what the guest has: blank
         disks, and a copy of its config drive, beside a disk over its image.
 
-        :raises MigrationPreCheckError: ``hook.refused.migration-disks``,
-            ``hook.refused.migration-volumes``.
+        :raises MigrationPreCheckError: ``hook.refused.migration-disks``.
         """
         try:
-            wanted.no_volumes(block_device_info)
             found = self._mh_client.describe(instance.uuid)
             names = [name for name, _size in found.disks]
             if launch.ROOT not in names or not found.based:
@@ -180,7 +178,6 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             ):
                 raise shared()
             self._mh_check_shape(instance, block_device_info)
-            wanted.no_volumes(block_device_info)
             more = disks.moving(disk_info)
             with self._mh_launcher.coming_in(context, instance, more):
                 result = prepare()

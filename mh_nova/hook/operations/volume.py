@@ -31,7 +31,7 @@ from oslo_log import log as logging
 
 from mh_core import volume
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import faults
+from mh_nova.hook import faults, wanted
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.volume_client import VolumeClient
@@ -131,7 +131,7 @@ class Volume(LibvirtDriver, TrustedDriver):
             self._mh_agreed(instance)
             self._mh_require()
             # 2
-            _check(connection_info, encryption)
+            wanted.check_volume(connection_info, encryption)
         except MHError as error:
             raise _invalid(error) from error
         done = False
@@ -192,8 +192,7 @@ class Volume(LibvirtDriver, TrustedDriver):
         found = virt_driver.block_device_info_get_mapping(block_device_info)
         if not found or not self._mh_decide(instance):
             return build()
-        for one in found:
-            _check(one["connection_info"], None)
+        wanted.check_volumes(block_device_info)
         with self._mh_plug(instance, hot=False):
             return build()
 
@@ -275,22 +274,6 @@ class Volume(LibvirtDriver, TrustedDriver):
         if self._mh_plugging.instance == instance.uuid:
             new_size -= volume.HEADER_BYTES
         super()._resize_attached_volume(new_size, block_device, instance)
-
-
-def _check(connection_info: Any, encryption: Any) -> None:
-    """
-    :param encryption: what the cloud would encrypt it with, if anything.
-    :raises Denied: ``hook.volume.encrypted``, ``hook.volume.shared``.
-    """
-    data = connection_info.get("data") or {}
-    if encryption or data.get("encrypted"):
-        raise Denied(
-            EVENT + ".encrypted",
-            "the cloud encrypts this volume by itself, under a key of its "
-            "own; attach one of a type without encryption",
-        )
-    if connection_info.get("multiattach"):
-        raise Denied(EVENT + ".shared", "a volume for several servers at once")
 
 
 def _invalid(error: MHError) -> exception.InvalidVolume:

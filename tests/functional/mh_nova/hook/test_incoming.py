@@ -12,6 +12,7 @@
 """What a live migration leaves, and who ends it."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,9 @@ import libvirt
 import nova.conf
 import pytest
 from nova import exception, objects
+from nova.virt import driver as virt_driver
+from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_serialization import jsonutils
 
 from tests.functional.mh_nova.hook.conftest import Stock, make_instance
 from tests.functional.mh_nova.hook.test_live_migration import data, tls
@@ -27,7 +31,7 @@ from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
 
 CONF = nova.conf.CONF
 ROLLED_BACK = "rollback_live_migration_at_destination"
-pytestmark = pytest.mark.usefixtures("saved", "tls", "libvirt_here")
+pytestmark = pytest.mark.usefixtures("saved", "tls", "libvirt_here", "bdms")
 __all__ = ["tls"]
 
 
@@ -72,6 +76,66 @@ def libvirt_here(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 @pytest.fixture
+def bdms(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """nova's record of what is attached."""
+    found: list[Any] = []
+    monkeypatch.setattr(
+        objects.BlockDeviceMappingList,
+        "get_by_instance_uuid",
+        lambda context, uuid: found,
+    )
+    return found
+
+
+def attached(number: int, **changes: Any) -> Any:
+    connection = {"driver_volume_type": "local", "serial": str(number)}
+    found = objects.BlockDeviceMapping(
+        **{
+            "id": number,
+            "volume_id": str(uuid.UUID(int=number)),
+            "source_type": "volume",
+            "destination_type": "volume",
+            "connection_info": jsonutils.dumps(connection),
+            **dict.fromkeys(
+                ("deleted", "no_device", "delete_on_termination", "encrypted"),
+                False,
+            ),
+            **changes,
+        }
+    )
+    for name, field in found.fields.items():
+        if field.nullable and not found.obj_attr_is_set(name):
+            setattr(found, name, None)
+    return found
+
+
+class Disconnected:
+    """What nova's own methods were told to disconnect, by serial."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self.found: list[tuple[str, list[str]]] = []
+        for name in names:
+            monkeypatch.setattr(LibvirtDriver, name, self._note(name))
+
+    def _note(self, name: str) -> Any:
+        def method(
+            driver: Any,
+            context: Any,
+            instance: Any,
+            network: Any,
+            block: Any = None,
+            *rest: Any,
+            **words: Any,
+        ) -> None:
+            found = virt_driver.block_device_info_get_mapping(block)
+            self.found.append(
+                (name, [one["connection_info"]["serial"] for one in found])
+            )
+
+        return method
+
+
+@pytest.fixture
 def knows(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """nova's record of the instance."""
 
@@ -101,7 +165,7 @@ def came(agent: FakeAgent, stock: Stock) -> FakeAgent:
 
 
 def record(**changes: Any) -> Any:
-    one = make_instance(host="node0", **changes)
+    one = make_instance(host="node0", root_device_name="/dev/vda", **changes)
     one.get_network_info = list
     return one
 
@@ -122,6 +186,23 @@ def test_what_is_over_goes(
     assert stock.calls == [ROLLED_BACK, "get_available_resource"]
     assert came.verbs()[-2:] == ["started", "forget"]
     assert came.asked("started")[-1]["ok"] is False
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_its_volumes_are_disconnected(
+    driver: Any,
+    came: FakeAgent,
+    knows: Callable[[Any], None],
+    bdms: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    deleted: bool,
+) -> None:
+    """Those that are still its own: another may have the rest by now."""
+    noted = Disconnected(monkeypatch, ROLLED_BACK)
+    bdms += [attached(1), attached(2, deleted=True)]
+    knows(record(deleted=deleted))
+    driver.get_available_resource("node1")
+    assert noted.found == [(ROLLED_BACK, [] if deleted else ["1"])]
 
 
 def test_what_has_arrived_is_said(
@@ -264,6 +345,41 @@ def test_moved_while_nobody_looked(
     assert "resume_state_on_host_boot" not in moved.calls
     driver.resume_state_on_host_boot(None, home(), None, None)
     assert "resume_state_on_host_boot" in moved.calls
+
+
+def test_moved_with_its_volumes(
+    driver: Any,
+    libvirt_here: Here,
+    moved: Stock,
+    bdms: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    libvirt_here.there = libvirt.VIR_DOMAIN_RUNNING
+    noted = Disconnected(monkeypatch, "cleanup")
+    bdms.append(attached(1))
+    driver.live_migration_abort(home())
+    assert noted.found == [("cleanup", ["1"])]
+
+
+def test_nothing_is_done_where_its_volumes_cannot_be_told(
+    driver: Any,
+    libvirt_here: Here,
+    moved: Stock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    libvirt_here.there = libvirt.VIR_DOMAIN_RUNNING
+
+    def fails(context: Any, uuid: str) -> Any:
+        raise exception.NovaException("no")
+
+    monkeypatch.setattr(
+        objects.BlockDeviceMappingList, "get_by_instance_uuid", fails
+    )
+    one = home()
+    with pytest.raises(exception.NovaException):
+        driver.live_migration_abort(one)
+    assert one.host == CONF.host
+    assert moved.calls == []
 
 
 @pytest.mark.parametrize("there", [None, libvirt.VIR_DOMAIN_PAUSED])

@@ -531,12 +531,21 @@ class Domain:
         self.moved.append((uri, params, flags))
 
 
+XML = """<domain><devices>
+<disk type="file" device="disk"><target dev="vda"/></disk>
+<disk type="file" device="cdrom"><target dev="hda"/><readonly/></disk>
+<disk type="block" device="disk"><target dev="vdb"/><serial>s</serial></disk>
+</devices></domain>"""
+
+
 class Moving:
     """nova's live_migration, cut down to its call of libvirt."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.domain = Domain()
         self.flags = FLAGS
+        self.copied = ["vda"]
+        self.xml: str | None = XML
 
         def live_migration(
             driver: Any,
@@ -568,8 +577,8 @@ class Moving:
                 f"qemu+tcp://{dest}/system",
                 migrate_uri=f"tcp://{dest}",
                 flags=self.flags,
-                migrate_disks=names,
-                destination_xml="<domain/>",
+                migrate_disks=self.copied,
+                destination_xml=self.xml,
             )
 
         monkeypatch.setattr(
@@ -688,6 +697,32 @@ def test_no_call_of_libvirt_with_other_flags(
     assert len(go(driver, make_instance())) == 1
     assert moving.domain.moved == []
     assert "hook.refused.migration-tls" in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("copied", "xml"),
+    [
+        # the volume, over itself
+        (["vda", "vdb"], XML),
+        (["vdb"], XML),
+        # the drive, which is there
+        (["vda", "hda"], XML),
+        (["vda"], None),
+        (["vda"], XML.replace("<serial>s</serial>", "")),
+        (["vda"], XML.replace("<readonly/>", "")),
+    ],
+)
+def test_no_call_of_libvirt_that_copies_other_disks(
+    driver: Any,
+    moving: Moving,
+    told: list[str],
+    copied: list[str],
+    xml: str | None,
+) -> None:
+    moving.copied, moving.xml = copied, xml
+    assert len(go(driver, make_instance())) == 1
+    assert moving.domain.moved == []
+    assert "hook.refused.migration-copied" in told[-1]
 
 
 def test_no_call_of_libvirt_after_the_leave_has_expired(

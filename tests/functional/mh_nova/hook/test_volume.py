@@ -16,7 +16,9 @@ libvirt's guest is one that notes what it is given.
 """
 
 import copy
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import nova.conf
@@ -25,6 +27,8 @@ from lxml import etree
 from nova import context as nova_context
 from nova import exception, objects
 from nova.compute import power_state
+from nova.virt.libvirt import migration
+from nova.virt.libvirt.driver import LibvirtDriver
 from nova.virt.libvirt.volume import gpfs
 from nova.virt.libvirt.volume import volume as libvirt_volume
 
@@ -32,13 +36,13 @@ from mh_core import volume
 from mh_core.errors import Denied, MHError
 from mh_nova.agent import domain_volume
 from mh_nova.agent.admit import admit_volume
+from mh_nova.hook.operations.live_migration import LiveMigration
 from tests.functional.mh_nova.hook.conftest import (
     Stock,
     make_instance,
     message,
 )
 from tests.unit.mh_nova.hook.fake_agent import (
-    DESCRIBED,
     TRUSTED,
     FakeAgent,
     known,
@@ -384,20 +388,182 @@ def test_a_volume_that_grows(
     assert sizes == [(1 << 30) - (volume.HEADER_BYTES if trusted else 0)]
 
 
-def test_no_move_of_a_running_guest_with_volumes(
-    driver: Any, agent: FakeAgent, stock: Stock
-) -> None:
-    stock.replace("check_can_live_migrate_source")
-    agent.answers["describe"] = {**DESCRIBED, "ok": True}
-    CONF.set_override("live_migration_with_native_tls", True, "libvirt")
+# a move of a guest that runs
+
+
+@pytest.fixture
+def tls(agent: FakeAgent) -> Iterator[None]:
     agent.answers["migration"] = {"ok": True, "expires_at": 1}
-    block = {"block_device_mapping": [{"connection_info": info()}]}
-    try:
+    CONF.set_override("live_migration_with_native_tls", True, "libvirt")
+    yield
+    CONF.clear_override("live_migration_with_native_tls", "libvirt")
+
+
+def mapping(connection: dict[str, Any]) -> dict[str, Any]:
+    return {"block_device_mapping": [{"connection_info": connection}]}
+
+
+def coming(*connections: dict[str, Any]) -> Any:
+    """nova's migrate_data, as the destination sends it back."""
+    bdms = []
+    for connection in connections:
+        one = objects.LibvirtLiveMigrateBDMInfo(
+            serial=connection["serial"], bus="virtio", dev="vdb", type="disk"
+        )
+        one.connection_info = connection
+        bdms.append(one)
+    return objects.LibvirtLiveMigrateData(
+        block_migration=True,
+        is_shared_block_storage=False,
+        is_shared_instance_path=False,
+        bdms=bdms,
+    )
+
+
+CLOUDS = [
+    (info(encrypted=True), "hook.volume.encrypted"),
+    (info(multiattach=True), "hook.volume.shared"),
+]
+
+
+@pytest.mark.usefixtures("tls")
+@pytest.mark.parametrize(("connection", "event"), CLOUDS)
+def test_no_move_with_a_volume_that_the_cloud_reads_or_shares(
+    driver: Any, stock: Stock, connection: dict[str, Any], event: str
+) -> None:
+    """At either end, before anything is connected."""
+    stock.replace("check_can_live_migrate_source", "pre_live_migration")
+    block = mapping(connection)
+    for check in (
+        lambda one: driver.check_can_live_migrate_source(
+            CONTEXT, one, None, block
+        ),
+        lambda one: driver.pre_live_migration(
+            CONTEXT, one, block, None, None, coming()
+        ),
+    ):
         with pytest.raises(exception.MigrationPreCheckError) as caught:
-            driver.check_can_live_migrate_source(
-                CONTEXT, make_instance(), None, block
-            )
-    finally:
-        CONF.clear_override("live_migration_with_native_tls", "libvirt")
-    assert "hook.refused.migration-volumes" in message(caught.value)
+            check(make_instance(host="node0"))
+        assert message(caught.value).endswith(f"[{event}]")
     assert stock.calls == []
+
+
+@pytest.mark.usefixtures("tls")
+def test_a_move_with_a_volume(
+    driver: Any, agent: FakeAgent, stock: Stock, guest: Guest, back: Back
+) -> None:
+    stock.replace("check_can_live_migrate_source", "pre_live_migration")
+    sent = coming(info("local"))
+    stock.during = lambda _driver: sent
+    one = make_instance(host="node0")
+    block = mapping(info("local"))
+    driver.check_can_live_migrate_source(CONTEXT, one, None, block)
+    found = driver.pre_live_migration(CONTEXT, one, block, None, None, sent)
+    assert found is sent
+    # the leave is that of the whole domain, when libvirt asks
+    assert asked(agent) == []
+    assert agent.asked("forget") == []
+
+
+@pytest.mark.usefixtures("tls")
+@pytest.mark.parametrize("sent", [coming(info("fake")), coming()])
+def test_a_kind_that_could_not_come_in(
+    driver: Any,
+    agent: FakeAgent,
+    stock: Stock,
+    guest: Guest,
+    back: Back,
+    sent: Any,
+) -> None:
+    """Or one without a name, which the source would leave as it is."""
+    stock.replace("pre_live_migration")
+    stock.during = lambda _driver: sent
+    block = mapping(info("fake"))
+    one = make_instance(host="node0")
+    with pytest.raises(exception.MigrationPreCheckError) as caught:
+        driver.pre_live_migration(CONTEXT, one, block, None, None, sent)
+    assert message(caught.value).endswith("[hook.volume.kind]")
+    assert agent.verbs()[-1] == "forget"
+    # nova's own business
+    plain = make_instance(trusted=False)
+    driver.pre_live_migration(CONTEXT, plain, block, None, None, sent)
+
+
+SOURCE = f"""<domain><devices><disk type="block" device="disk">
+<driver name="qemu" type="raw" cache="none"/>
+<source dev="/dev/of-the-source"><encryption format="luks" engine="qemu">
+<secret type="passphrase" uuid="{volume.secret_uuid(VOLUME)}"/></encryption>
+</source><target dev="vdb" bus="virtio"/><serial>{VOLUME}</serial>
+<alias name="ua-{VOLUME}"/>
+<address type="pci" domain="0x0000" bus="0x00" slot="0x07" function="0x0"/>
+</disk></devices></domain>"""
+
+
+class Sent:
+    """nova's own XML of the destination, made in a thread as nova does."""
+
+    def __init__(self, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.driver = driver
+        self.xml: Any = None
+        self.error: BaseException | None = None
+        monkeypatch.setattr(
+            LibvirtDriver, "_live_migration_operation", self.operate
+        )
+        # what the source's gate is for is tested elsewhere
+        monkeypatch.setattr(
+            LiveMigration,
+            "_live_migration_operation",
+            lambda driver, *args: super(
+                LiveMigration, driver
+            )._live_migration_operation(*args),
+        )
+
+    def operate(self, *args: Any) -> None:
+        self.xml = migration._update_volume_xml(
+            etree.fromstring(SOURCE),
+            *(args[4], args[1], self.driver._get_volume_config),
+        )
+
+    def __call__(self, one: Any, data: Any) -> Any:
+        def run() -> None:
+            try:
+                self.driver._live_migration_operation(
+                    CONTEXT, one, "node3", True, data, None, ["vda"]
+                )
+            except exception.NovaException as error:
+                self.error = error
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(10)
+        return self.xml
+
+
+@pytest.fixture
+def sent(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Sent:
+    return Sent(driver, monkeypatch)
+
+
+def test_the_destinations_device_with_our_secret(
+    agent: FakeAgent, guest: Guest, back: Back, sent: Sent
+) -> None:
+    (device,) = sent(make_instance(), coming(info("local"))).iter("disk")
+    expected = domain_volume.of(device)
+    assert expected == domain_volume.ExpectedVolume(VOLUME, "block", PATH)
+    # which is what the agent there lets in
+    assert admit_volume(etree.tostring(device).decode(), expected).allowed
+    # what the guest sees of it is as it was
+    assert device.find("address").get("slot") == "0x07"
+    assert asked(agent) == []
+    # a plain guest's has no key of ours
+    one = make_instance(trusted=False)
+    (device,) = sent(one, coming(info("local"))).iter("disk")
+    assert device.find("source/encryption") is None
+
+
+def test_a_kind_that_cannot_be_sent(
+    agent: FakeAgent, guest: Guest, back: Back, sent: Sent
+) -> None:
+    """An error of nova's, after which it rolls back."""
+    assert sent(make_instance(), coming(info("fake"))) is None
+    assert "[hook.volume.kind]" in str(sent.error)
