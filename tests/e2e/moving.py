@@ -13,11 +13,17 @@
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import re
 import secrets
+import subprocess
+import sys
+import time
 import typing
 
 from tests.minicloud import bootimage, guest
+from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
 from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
@@ -128,3 +134,20 @@ def clean(world: World, server: typing.Any, node: Node) -> None:
         ),
         30,
     )
+
+
+@contextlib.contextmanager
+def on_the_wire(world: World) -> collections.abc.Iterator[list[bytes]]:
+    """What crosses the migration's ports meanwhile."""
+    path = world.cloud.where.tmp / "wire"
+    argv = [sys.executable, "-m", "tests.minicloud.wire", str(path)]
+    seen: list[bytes] = []
+    with subprocess.Popen(argv, cwd=REPOSITORY) as sniffer:
+        try:
+            wait_for("the sniffer", path.exists, 20)
+            yield seen
+            time.sleep(1)
+        finally:
+            sniffer.terminate()
+    seen.append(path.read_bytes())
+    path.unlink()

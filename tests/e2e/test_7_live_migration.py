@@ -21,9 +21,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import types
 import typing
 
@@ -40,13 +37,13 @@ from tests.e2e.moving import (
     create_image,
     host_of,
     move,
+    on_the_wire,
     reasons,
     settle,
     stays,
 )
 from tests.e2e.test_9_disks import USER_DATA, Disks, drive_files
 from tests.minicloud import guest
-from tests.minicloud.layout import REPOSITORY
 from tests.minicloud.node import Node
 from tests.minicloud.story import GRANTED, Story
 from tests.minicloud.trusted import SOURCES, wait_for
@@ -81,23 +78,6 @@ def releases(world: World, image: TrustedImage, **members: str) -> int:
         and all(value in str(record) for value in members.values())
         for record in world.kms_audit(image.key_id)
     )
-
-
-@contextlib.contextmanager
-def on_the_wire(world: World) -> collections.abc.Iterator[list[bytes]]:
-    """What crosses the migration's ports meanwhile."""
-    path = world.cloud.where.tmp / "wire"
-    argv = [sys.executable, "-m", "tests.minicloud.wire", str(path)]
-    seen: list[bytes] = []
-    with subprocess.Popen(argv, cwd=REPOSITORY) as sniffer:
-        try:
-            wait_for("the sniffer", path.exists, 20)
-            yield seen
-            time.sleep(1)
-        finally:
-            sniffer.terminate()
-    seen.append(path.read_bytes())
-    path.unlink()
 
 
 # -- it works -----------------------------------------------------------------

@@ -47,7 +47,7 @@ from tests.minicloud.pids import (
 )
 from tests.minicloud.process import Supervisor, Words
 from tests.minicloud.services import WSGI, Controller
-from tests.minicloud.volumes.service import Cinder
+from tests.minicloud.volumes.service import Cinder, disconnect
 
 #: How Nova begins its reason where it disables a host by itself.
 AUTO = "AUTO:"
@@ -261,6 +261,7 @@ class Cloud:
         for name in ("rabbitmq", "epmd"):  # nothing of theirs is kept
             self.processes.kill(name)
         self._end_strays(everything=True)
+        disconnect(self.where.state / "volumes")
 
     def forget(self) -> None:
         """Stop, and remove the state of the cloud itself.

@@ -31,11 +31,18 @@ and in the domain::
       <driver name='qemu' type='raw' cache='none'/>
       <source file='FOLDER/volume-UUID'/><target dev='vdb' bus='virtio'/>
       <serial>UUID</serial><alias name='ua-UUID'/></disk>
+
+A volume made with the metadata ``connect=device`` is a device instead, as
+one of iSCSI or Fibre Channel, and another device on each host: a loop device,
+from the moment that a host's attachment is made until it is deleted.  Who has
+which stands beside the file: see `note`.
 """
 
 from __future__ import annotations
 
+import pathlib
 import shutil
+import subprocess
 import typing
 
 from cinder.volume.drivers import remotefs
@@ -45,6 +52,24 @@ OPTIONS = [
     cfg.StrOpt("files_folder", help="Existing folder of the volumes' files."),
     cfg.BoolOpt("files_sparsed_volumes", default=True, help="Sparse files."),
 ]
+
+
+def note(path: str, host: str) -> pathlib.Path:
+    """Where the device of a volume on a host is written down.
+
+    :param path: of the volume's file.
+    :param host: as nova calls it.
+    """
+    return pathlib.Path(f"{path}@{host}")
+
+
+def _losetup(*words: str) -> str:
+    return subprocess.run(
+        ["/usr/sbin/losetup", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
 
 
 class FilesDriver(remotefs.RemoteFSDriver):  # type: ignore[misc]
@@ -93,13 +118,30 @@ class FilesDriver(remotefs.RemoteFSDriver):  # type: ignore[misc]
     def initialize_connection(
         self, volume: typing.Any, connector: typing.Any
     ) -> dict[str, typing.Any]:
+        kind, path = self.driver_volume_type, self.local_path(volume)
+        if (volume.metadata or {}).get("connect") == "device":
+            where = note(path, connector["host"])
+            if not where.exists():
+                where.write_text(_losetup("--find", "--show", path))
+            kind, path = "local", where.read_text()
         return {
-            "driver_volume_type": self.driver_volume_type,
-            "data": {
-                "name": volume.name,
-                "device_path": self.local_path(volume),
-            },
+            "driver_volume_type": kind,
+            "data": {"name": volume.name, "device_path": path},
         }
+
+    def terminate_connection(
+        self,
+        volume: typing.Any,
+        connector: dict[str, typing.Any] | None,
+        **words: typing.Any,
+    ) -> None:
+        """Of one host, or of all."""
+        where = note(
+            self.local_path(volume), connector["host"] if connector else "*"
+        )
+        for found in where.parent.glob(where.name):
+            _losetup("--detach", found.read_text())
+            found.unlink()
 
     def _create_encrypted_volume_file(
         self, path: str, size_gb: int, encryption: typing.Any, ctxt: typing.Any

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import sys
 import typing
 
@@ -26,6 +27,28 @@ from tests.minicloud.setup_cloud import Setup
 #: Host and back end as Cinder's services are known by.
 BACKEND = "controller@files"
 URL = f"http://{ADDRESS}:{PORTS['cinder']}/v3/%(project_id)s"
+
+
+def disconnect(folder: pathlib.Path) -> None:
+    """Devices that a cloud which has ended has left.
+
+    :param folder: of the volumes' files.
+    """
+    for found in folder.glob("volume-*@*"):
+        file = folder / found.name.partition("@")[0]
+        # by now another file may be what the device shows
+        devices = subprocess.run(
+            ["/usr/sbin/losetup", "--noheadings", "-O", "NAME", "-j", file],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
+        if found.read_text() in devices:
+            subprocess.run(
+                ["/usr/sbin/losetup", "--detach", found.read_text()],
+                check=False,
+            )
+        found.unlink()
 
 
 class Cinder:

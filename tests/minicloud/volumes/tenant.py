@@ -65,6 +65,13 @@ class Volumes:
         """What the back end keeps it in."""
         return self.folder / f"volume-{volume.id}"
 
+    def connected(self, volume: Volume) -> dict[str, str]:
+        """Host to device, of one that is connected as a device."""
+        return {
+            path.name.partition("@")[2]: path.read_text()
+            for path in self.folder.glob(f"volume-{volume.id}@*")
+        }
+
     def content(self, volume: Volume, length: int) -> bytes:
         """The first bytes as they are on the disk of the cloud."""
         with self.file(volume).open("rb") as file:
