@@ -12,9 +12,9 @@
 """A Cinder back end of sparse raw files in one folder of this machine.
 
 None of Cinder's own does without device-mapper, a network file system or
-a storage cluster; this needs nothing of the kernel.  The rest of Cinder,
-and all of Nova and os-brick, are theirs: volumes reach a host as those of
-IBM's GPFS do, a file at the same path on every host, which Nova gives to
+a storage cluster; this needs nothing of the kernel for files.  The rest of
+Cinder, and all of Nova and os-brick, are theirs: volumes reach a host as those
+of IBM's GPFS do, a file at the same path on every host, which Nova gives to
 QEMU without connecting anything.  What nova's block device mapping holds::
 
     {"driver_volume_type": "gpfs",
