@@ -46,6 +46,7 @@ _NOVA_CUTS = 255
 @dataclass(frozen=True)
 class _Said:
     """
+    :param image: empty: it boots from a volume.
     :param properties: name to value, of those that nova knows.
     """
 
@@ -53,13 +54,15 @@ class _Said:
     properties: dict[str, str]
 
 
-def _said(domain: str) -> _Said:
-    """What the domain says it was started from; empty where it does not."""
+def _said(domain: str) -> _Said | None:
+    """What the domain says it was started from; None: it does not."""
     ns = {"nova": NOVA_NS}
     try:
         root = ElementTree.fromstring(domain)  # noqa: S314
     except ElementTree.ParseError:
-        return _Said("", {})
+        return None
+    if root.find(".//nova:image", ns) is None:
+        return None
     found = {
         name: value
         for element, name in _FORMATS.items()
@@ -84,20 +87,25 @@ def put_back(
     """
     said = _said(domain)
     ours = known if known is not None and known.image else None
-    before = said.image if ours is None else ours.image
-    if not before:
+    if ours is not None:
+        before = ours.image
+    elif said is not None:
+        before = said.image
+    else:
         LOG.warning("What it was is not known", instance=instance)
         return
-    try:
-        found = utils.get_system_metadata_from_image(
-            images.IMAGE_API.get(context, before), instance.flavor
-        )
-    except exception.NovaException:
-        # gone, or out of reach
-        found = {
-            properties.INHERITED + name: value
-            for name, value in said.properties.items()
-        }
+    found = {
+        properties.INHERITED + name: value
+        for name, value in (said.properties if said else {}).items()
+    }
+    if before:
+        try:
+            found = utils.get_system_metadata_from_image(
+                images.IMAGE_API.get(context, before), instance.flavor
+            )
+        except exception.NovaException as exc:
+            # gone, or out of reach
+            LOG.info("By its domain: %s", exc, instance=instance)
     found["image_base_image_ref"] = before
     if ours is not None:
         found.setdefault(properties.INHERITED + properties.VERSION, "1")

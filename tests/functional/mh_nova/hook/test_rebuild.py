@@ -290,6 +290,37 @@ def test_a_plain_server_stays_what_it_was(
     assert spec.image.id == PLAIN
 
 
+def test_a_plain_server_that_boots_from_a_volume(
+    nova: Nova, agent: FakeAgent, new: Any
+) -> None:
+    """No image, in its rows or its domain."""
+    agent.answers["ours"] = known(False)
+    agent.answers["ask-launch"] = no("agent.kms.refused")
+    text = domain("").replace('type="image"', 'type="volume"')
+    guest = SimpleNamespace(get_xml_desc=lambda: text)
+    nova.driver._host = SimpleNamespace(get_guest=lambda instance: guest)
+    new.image_ref = ""
+    assert nova.rebuild(new) is None
+    assert (nova.destroyed, nova.given_up) == ([], [])
+    assert new.image_ref == ""
+    assert nova.driver._mh_decide(new) is False
+    assert new.system_metadata["image_hw_rng_model"] == "virtio"
+
+
+@pytest.mark.parametrize("text", ["", "<domain/>"])
+def test_nobody_knows_what_it_was(
+    nova: Nova, agent: FakeAgent, new: Any, text: str
+) -> None:
+    """It is refused all the same."""
+    agent.answers["ours"] = known(True, "record")
+    agent.answers["ask-launch"] = no("agent.kms.refused")
+    guest = SimpleNamespace(get_xml_desc=lambda: text)
+    nova.driver._host = SimpleNamespace(get_guest=lambda instance: guest)
+    assert nova.rebuild(new) is None
+    assert (nova.destroyed, new.task_state) == ([], None)
+    assert new.image_ref == OTHER
+
+
 def test_asked_with_everything_that_the_launch_will_say(
     nova: Nova, agent: FakeAgent, new: Any
 ) -> None:
