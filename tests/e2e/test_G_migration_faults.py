@@ -143,9 +143,9 @@ def image(world: World, story: Story, second_host: Node) -> TrustedImage:
 
 @pytest.fixture(scope="module")
 def hosts(
-    world: World, second_host: Node
+    world: World, second_host: Node, image: TrustedImage
 ) -> collections.abc.Iterator[dict[str, Mortal]]:
-    """Both, whose programs stop where they are told to."""
+    """Both enrolled, with programs that stop where they are told to."""
     options = f"[DEFAULT]\nrpc_response_timeout = {PATIENCE}\n"
     made = [
         Mortal(world, node, options) for node in (world.node1, world.node3)
