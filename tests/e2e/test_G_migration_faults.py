@@ -293,7 +293,9 @@ def test_every_step_has_its_name(
         ("node3", (steps.LIVE_ARRIVE, steps.COMPUTE_LIVE_ARRIVE)),
     ):
         known = {step for one in lists for step in one}
-        assert walked(hosts[name], *lists) == known
+        found = walked(hosts[name], *lists)
+        assert known <= found
+        assert found - known <= set(steps.LIVE_BASE)
 
 
 @pytest.mark.parametrize(
