@@ -182,6 +182,18 @@ def broken_off(context: Any, instance: Any) -> None:
             )
 
 
+def about_to_leave(context: Any, instance: Any) -> bool:
+    """It was to be moved or resized while nova-compute was away, and the
+    message waits: once nova had taken the task away, that would end in
+    ERROR, between two states."""
+    return (
+        instance.task_state == task_states.RESIZE_PREP
+        and instance.vm_state != vm_states.ERROR
+        and _action(context, instance) is not None
+        and not _begun(context, instance)
+    )
+
+
 def _action(context: Any, instance: Any) -> Any:
     """The last thing that somebody asked for; None: nothing is known."""
     found = objects.InstanceActionList.get_by_instance_uuid(

@@ -143,9 +143,9 @@ def image(world: World, story: Story, second_host: Node) -> TrustedImage:
 
 @pytest.fixture(scope="module")
 def hosts(
-    world: World, second_host: Node
+    world: World, second_host: Node, image: TrustedImage
 ) -> collections.abc.Iterator[dict[str, Mortal]]:
-    """Both, whose programs stop where they are told to."""
+    """Both enrolled, with programs that stop where they are told to."""
     options = f"[DEFAULT]\nrpc_response_timeout = {PATIENCE}\n"
     made = [
         Mortal(world, node, options) for node in (world.node1, world.node3)
@@ -293,7 +293,9 @@ def test_every_step_has_its_name(
         ("node3", (steps.LIVE_ARRIVE, steps.COMPUTE_LIVE_ARRIVE)),
     ):
         known = {step for one in lists for step in one}
-        assert walked(hosts[name], *lists) == known
+        found = walked(hosts[name], *lists)
+        assert known <= found
+        assert found - known <= set(steps.LIVE_BASE)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def _operation(
 
 
 OPERATIONS = (
-    _operation("stop", "ACTIVE RESCUE", "SHUTOFF", {"os-stop": None}),
+    _operation("stop", "ACTIVE", "SHUTOFF", {"os-stop": None}),
     _operation("start", "SHUTOFF", "ACTIVE", {"os-start": None}),
     _operation(
         "soft reboot", "ACTIVE", "ACTIVE", {"reboot": {"type": "SOFT"}}

@@ -39,16 +39,26 @@ class Recover(LibvirtDriver, TrustedDriver):
     def process_instances_at_startup(
         self, context: Any, instances: Any
     ) -> Any:
-        """Before nova looks at each instance of its host."""
+        """Before nova looks at each instance of its host.
+
+        One that is about to leave is not among them: nova would take away
+        the task that the move, of which it is yet to read, goes by.
+        """
         instances = super().process_instances_at_startup(context, instances)
+        leaving = set()
         for instance in instances:
             if not properties.claimed(instance.system_metadata):
                 continue
             try:
                 recover.broken_off(context, instance)
+                if recover.about_to_leave(context, instance):
+                    LOG.info("It is about to leave", instance=instance)
+                    leaving.add(instance.uuid)
             except (exception.NovaException, MessagingException) as exc:
                 # it must not keep nova-compute from starting
                 LOG.warning("Not recovered: %s", exc, instance=instance)
+        if leaving:
+            return [one for one in instances if one.uuid not in leaving]
         return instances
 
     def update_provider_tree(

@@ -342,6 +342,46 @@ def test_at_the_start(
     assert seen == [INSTANCE]
 
 
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize(
+    ("task", "host", "over", "left_alone"),
+    [
+        # the destination has prepared; what it sent has not been read
+        (task_states.RESIZE_PREP, "node2", True, True),
+        (task_states.RESIZE_PREP, "node2", False, True),
+        # to another size, on this host
+        (task_states.RESIZE_PREP, "node1", True, True),
+        (task_states.RESIZE_PREP, "node1", False, False),
+        # nobody knows of it
+        (task_states.RESIZE_PREP, "", False, False),
+        (task_states.RESIZE_MIGRATING, "node2", True, False),
+        (None, "node2", True, False),
+    ],
+)
+def test_about_to_leave(
+    driver: Any,
+    instance: objects.Instance,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str | None,
+    host: str,
+    over: bool,
+    left_alone: bool,
+) -> None:
+    """nova, which would clear its task, does not see it."""
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "process_instances_at_startup",
+        lambda self, context, instances: instances,
+    )
+    if host:
+        begun(instance, host=host, over=over)
+    instance.task_state = task
+    instance.system_metadata = {"image_mh_version": "1"}
+    instance.save()
+    left = driver.process_instances_at_startup(CONTEXT, [instance])
+    assert left == ([] if left_alone else [instance])
+
+
 # A guest that ended right after its start
 
 
