@@ -11,7 +11,7 @@
 # under the License.
 """Rows of the corpus: what libvirt would boot is the root disk."""
 
-from tests.vectors.admit.generate import (
+from tests.vectors.admit.pieces import (
     CDROM,
     CONFIG,
     DISK,

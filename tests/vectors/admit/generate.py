@@ -21,12 +21,12 @@ of the refusal, sorted, or ``agent.admit.passed``.
 import json
 from pathlib import Path
 
+from tests.vectors.admit import boot
 from tests.vectors.admit.pieces import (
     CDROM,
     CONFIG,
     DIRECTORY,
     DISK,
-    END,
     INSTANCE,
     MANY,
     OTHER,
@@ -754,9 +754,6 @@ ROWS: list[Row] = [
 
 
 def main() -> None:
-    # made of what is here
-    from tests.vectors.admit import boot
-
     base = (HERE / "plain-launch.xml").read_text()
     for path in [*HERE.glob("*.json"), *HERE.glob("*.xml")]:
         if path.name != "plain-launch.xml":
