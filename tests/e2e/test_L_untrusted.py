@@ -363,7 +363,8 @@ def test_everything_goes_on(
         compute.unshelve_server(away.id)
         for one in servers:
             one.settle("ACTIVE")
-    home.booted(0)
+    # a guest that woke up has printed nothing anew
+    assert world.pid(world.node1, home)
     away.booted()
     # the boot on the other host was taken back
     back.booted(0)
