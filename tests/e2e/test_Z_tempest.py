@@ -24,6 +24,7 @@ from tests.minicloud.story import Story
 from tests.minicloud.world import World
 from tests.tempest.run import SHORT, Suite
 
+VOLUMES = True
 pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(900)]
 
 

@@ -139,8 +139,8 @@ token_file = {folder}/scheduler.token
 ttl = 3
 """
 
-# the cloud's own list, and ours as the last
-_FILTERS = (
+#: The cloud's own list, and ours as the last.
+FILTERS = (
     "ComputeFilter",
     "ComputeCapabilitiesFilter",
     "ImagePropertiesFilter",
@@ -207,7 +207,7 @@ class TrustedCloud:
         self.cloud.extra["nova.conf"] = _NOVA.format(
             **names,
             folder=self.mh / "scheduler",
-            filters=",".join(_FILTERS),
+            filters=",".join(FILTERS),
         )
         # how soon a host's trait follows its state, seconds
         self.cloud.extra["nova-compute.conf"] = (

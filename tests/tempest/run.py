@@ -12,9 +12,25 @@
 """``tox -e tempest``: what passes with nova's own driver passes with ours.
 
 tempest's compute API tests run against the minicloud twice: once with
-``libvirt.LibvirtDriver``, once with ``mh.TrustedLibvirtDriver``. Not every
-test can pass here: the cloud has neither Cinder nor a network. What counts
-is the difference. The last line is one JSON object.
+``libvirt.LibvirtDriver``, once with ``mh.TrustedLibvirtDriver``, on the same
+two hosts: both enrolled, so that a guest that moves while it runs does so
+over TLS with either driver, and with Cinder. Not every test can pass here:
+the cloud has no network, and nobody can log in to its guests. What counts is
+the difference. The last line is one JSON object.
+
+What is left off, and why:
+
+* ``interface_attach``, floating addresses, extensions: there is no network,
+  but a stand-in of its API. tempest is told that it is there, else it skips
+  everything that might want one: live migration, volumes, rescue.
+* ``vnc_console``, ``spice_console``, ``serial_console``: no proxy of nova's
+  runs.
+* ``change_password``: no agent of QEMU's is in the guests.
+* ``volume_backed_live_migration``: libvirt moves no guest whose disk is a file
+  at both ends unless the file system is one of those it knows as shared.
+* ``swap_volume``, ``attach_encrypted_volume``: no compute test that runs asks
+  for them.
+* scheduler filters: what the cloud has, not what nova has.
 """
 
 from __future__ import annotations
@@ -28,26 +44,41 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 
+from mh_nova.agent.migration_tls import CA
 from tests.minicloud import bootimage, guest, layout
 from tests.minicloud.cloud import Cloud
 from tests.minicloud.process import CloudError
 from tests.minicloud.setup_cloud import PEOPLE
-from tests.minicloud.trusted import TrustedCloud
+from tests.minicloud.trusted import FILTERS, TrustedCloud, wait_for
 
 ALL = r"^tempest\.api\.compute\."
-#: The short form: servers created, acted on, deleted, listed, rescued.
-SHORT = (
-    r"test_create_server\.ServersTestJSON\."
-    r"|test_delete_server\.DeleteServersTestJSON\.(test_delete_active"
-    r"|test_delete_server_while_in_shutoff|test_delete_server_while_in_pause)"
-    r"|test_server_actions\.ServerActionsTestJSON\.(test_reboot_server_hard"
-    r"|test_rebuild_server\b|test_stop_start|test_pause_unpause"
-    r"|test_lock_unlock|test_suspend_resume|test_shelve_unshelve_server\b"
-    r"|test_create_backup|test_get_console_output\b)"
-    r"|test_server_rescue\.ServerRescueTestJSON\."
-    r"|test_images_oneserver\.ImagesOneServerTestJSON\."
+#: The short form: servers created, acted on, moved, deleted, rescued.
+SHORT_LIST = (
+    r"test_create_server\.ServersTestJSON\.",
+    r"test_delete_server\.DeleteServersTestJSON\.test_delete_active",
+    r"test_delete_server\.\w+\.test_delete_server_while_in_shutoff",
+    r"test_delete_server\.\w+\.test_delete_server_while_in_pause",
+    r"test_server_actions\.\w+\.test_reboot_server_hard",
+    r"test_server_actions\.\w+\.test_rebuild_server\b",
+    r"test_server_actions\.\w+\.test_stop_start",
+    r"test_server_actions\.\w+\.test_pause_unpause",
+    r"test_server_actions\.\w+\.test_lock_unlock",
+    r"test_server_actions\.\w+\.test_suspend_resume",
+    r"test_server_actions\.\w+\.test_shelve_unshelve_server\b",
+    r"test_server_actions\.ServerActionsTest\w+\.test_create_backup",
+    r"test_server_actions\.\w+\.test_get_console_output\b",
+    r"test_server_actions\.\w+\.test_resize_server_confirm\b",
+    r"test_server_rescue\.ServerRescueTestJSON\.",
+    r"test_images_oneserver\.ImagesOneServerTestJSON\.",
+    r"test_migrations\.MigrationsAdminTest\.test_cold_migration\b",
+    r"test_attach_volume\.AttachVolumeTestJSON\.test_attach_detach_volume",
 )
+SHORT = "|".join(SHORT_LIST)
+#: A guest takes no part when a disk of this bus is taken out while it runs.
+#: Ours have no ACPI, and would never let go of one of virtio-blk.
+SCSI = {"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}
 DRIVERS = {
     "stock": ("libvirt.LibvirtDriver", "nova-compute"),
     "ours": ("mh.TrustedLibvirtDriver", "mh-nova-compute"),
@@ -82,30 +113,57 @@ region = RegionOne
 build_interval = 1
 build_timeout = 120
 min_compute_nodes = 2
-max_microversion = 2.95
+max_microversion = latest
 [compute-feature-enabled]
-resize = false
-cold_migration = false
-live_migration = false
+resize = true
+cold_migration = true
+live_migration = true
+block_migration_for_live_migration = true
+volume_backed_live_migration = false
+volume_multiattach = {volumes}
 console_output = true
 config_drive = true
 suspend = true
 pause = true
 shelve = true
+shelve_migrate = true
 snapshot = true
 rescue = true
-stable_rescue = false
+stable_rescue = true
+personality = true
 interface_attach = false
+change_password = false
 vnc_console = false
+spice_console = false
+serial_console = false
 attach_encrypted_volume = false
-personality = false
+swap_volume = false
+scheduler_enabled_filters = {filters}
+nova_policy_roles = admin,manager,member,reader,service
+[enforce_scope]
+nova = true
+[volume]
+region = RegionOne
+endpoint_type = public
+catalog_type = volumev3
+build_interval = 1
+build_timeout = 120
+max_microversion = latest
+volume_type_multiattach = {multiattach}
+storage_protocol = file
 [service_available]
 nova = true
 glance = true
-neutron = false
-cinder = false
+neutron = true
+cinder = {volumes}
 swift = false
 horizon = false
+[network]
+region = RegionOne
+endpoint_type = public
+[network-feature-enabled]
+floating_ips = false
+api_extensions =
 [validation]
 run_validation = false
 [image]
@@ -144,7 +202,12 @@ class Suite:
             disk = bootimage.write(
                 self.folder / f"disk-{number}", b"tempest-%d" % number
             )
-            image = guest.upload(admin, f"tempest-{number}", disk)
+            image = guest.upload(
+                admin,
+                f"tempest-{number}",
+                disk,
+                **(SCSI if number == 1 else {}),
+            )
             admin.image.update_image(image, visibility="public")
             images.append(image.id)
             flavors.append(
@@ -160,12 +223,25 @@ class Suite:
                 keystone=f"http://{layout.ADDRESS}:{ports['keystone']}/v3",
                 images=images,
                 flavors=flavors,
+                filters=",".join(FILTERS[:-1]),
+                volumes=str(self.cloud.volumes).lower(),
+                multiattach=self._multiattach(admin),
             )
         )
         (self.folder / ".stestr.conf").write_text(
             "[DEFAULT]\ntest_path=tempest.test_discover\n"
             f"top_dir={self._package()}\n"
         )
+
+    def _multiattach(self, admin: typing.Any) -> str:
+        """A type of volumes that several servers may have at once."""
+        name = "tempest-multiattach"
+        storage = admin.block_storage
+        if self.cloud.volumes and storage.find_type(name) is None:
+            storage.create_type(
+                name=name, extra_specs={"multiattach": "<is> True"}
+            )
+        return name
 
     @staticmethod
     def _package() -> str:
@@ -221,10 +297,9 @@ class Suite:
             check=True,
         )
         found: dict[str, str] = json.loads(done.stdout)
-        found = {_name(test): word for test, word in found.items()}
-        if not any(word == "success" for word in found.values()):
-            raise CloudError(f"tempest ran nothing well; see {log}: {found}")
-        return found
+        if not found:
+            raise CloudError(f"tempest ran nothing; see {log}")
+        return {_name(test): word for test, word in found.items()}
 
 
 def _name(test: str) -> str:
@@ -241,17 +316,34 @@ def worse(stock: dict[str, str], ours: dict[str, str]) -> list[str]:
     )
 
 
+def enrol(product: TrustedCloud) -> None:
+    """Both hosts, and wait for their certificates: libvirt, with whichever
+    driver, lets no guest come in or leave without."""
+    for node in product.cloud.nodes:
+        host = product.enrol(node)
+        if host["level"] != "trusted":
+            raise CloudError(f"{node.name} is {host['level']}")
+    for node in product.cloud.nodes:
+        wait_for(
+            f"migration certificate of {node.name}",
+            node.path(f"/run/mystery-hill/migration/{CA}").exists,
+        )
+
+
 def compare(
     product: TrustedCloud, folder: pathlib.Path, regex: str, jobs: int
 ) -> dict[str, dict[str, str]]:
     """Run both; ours once more for what was worse, since a busy machine
     makes tests time out."""
+    enrol(product)
     suite = Suite(product.cloud, folder)
     suite.configure()
     out = {}
     for driver in DRIVERS:
         suite.use(driver)
         out[driver] = suite.run(driver, regex, jobs, timeout=4 * 3600)
+        if "success" not in out[driver].values():
+            raise CloudError(f"nothing passes with {driver}: {out[driver]}")
     again = worse(out["stock"], out["ours"])
     if again:
         regex = "|".join(rf"{re.escape(test)}(\[|$)" for test in again)
@@ -266,7 +358,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     base = os.environ.get("MH_CLOUD_BASE")
-    product = TrustedCloud(Cloud(pathlib.Path(base) if base else None))
+    product = TrustedCloud(
+        Cloud(pathlib.Path(base) if base else None, volumes=True)
+    )
     folder = layout.RUN / "tempest"
     try:
         product.start()
