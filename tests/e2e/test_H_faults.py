@@ -54,6 +54,7 @@ from tests.minicloud.search import (
     plant,
 )
 from tests.minicloud.story import Story
+from tests.minicloud.trusted import wait_for
 from tests.minicloud.world import TrustedImage, World
 
 #: node3 is used in some of it; see conftest.
@@ -461,6 +462,31 @@ def test_the_agent_of_the_source_dies(
     found = host.settled(moving)
     host.revive("agent")
     assert found.status in ("VERIFY_RESIZE", "ACTIVE"), guest.fault(found)
+    goes_back(host, other, moving, image)
+
+
+@pytest.mark.skipif(not ALL, reason="with MH_FAULTS=all")
+def test_nova_compute_of_the_source_is_away_when_it_is_asked(
+    host: Mortal, other: Mortal, moving: typing.Any, image: TrustedImage
+) -> None:
+    """What waits for it is done when it is back."""
+    compute = host.world.admin.compute
+    host.kill("nova-compute")
+    compute.migrate_server(moving.id, host=other.node.name)
+
+    def prepared() -> bool:
+        last = next(iter(compute.server_actions(moving.id)))
+        found = compute.get_server_action(last.request_id, moving.id)
+        return any(
+            one["event"] == "compute_prep_resize" and one["finish_time"]
+            for one in found.events
+        )
+
+    wait_for("the destination's part", prepared, 60)
+    host.revive("nova-compute")
+    found = host.settled(moving)
+    assert found.status == "VERIFY_RESIZE", guest.fault(found)
+    runs_at(other, moving, image)
     goes_back(host, other, moving, image)
 
 

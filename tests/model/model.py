@@ -109,7 +109,12 @@ class Model:
         """
         for number in range(operations):
             late = WHOLE <= operations < 2 * number
-            self._step(number, instances, kills, late)
+            # a short run, too, sees one
+            due = kills > 0 and operations - number <= 5
+            if due and not any(step.killed for step in self.steps):
+                self._step(number, instances, 1.0, late)
+            else:
+                self._step(number, instances, kills, late)
         self._end()
         if operations >= WHOLE:
             for name in self.undone():
