@@ -26,8 +26,11 @@ What is left off, and why:
 * ``vnc_console``, ``spice_console``, ``serial_console``: no proxy of nova's
   runs.
 * ``change_password``: no agent of QEMU's is in the guests.
-* ``volume_backed_live_migration``: libvirt moves no guest whose disk is a file
-  at both ends unless the file system is one of those it knows as shared.
+* ``volume_backed_live_migration``, and :data:`LEFT_OUT`: libvirt moves no
+  guest with a volume that is a file at both ends, unless the file system is
+  one of those it knows as shared ("Unsafe migration: Migration without shared
+  storage is unsafe"). nova leaves the server in ERROR, and each such test
+  waits minutes for that to pass.
 * ``swap_volume``, ``attach_encrypted_volume``: no compute test that runs asks
   for them.
 * scheduler filters: what the cloud has, not what nova has.
@@ -54,6 +57,7 @@ from tests.minicloud.setup_cloud import PEOPLE
 from tests.minicloud.trusted import FILTERS, TrustedCloud, wait_for
 
 ALL = r"^tempest\.api\.compute\."
+LEFT_OUT = "test_live_block_migration_with_attached_volume"
 #: The short form: servers created, acted on, moved, deleted, rescued.
 SHORT_LIST = (
     r"test_create_server\.ServersTestJSON\.",
@@ -280,7 +284,8 @@ class Suite:
         with stream.open("wb") as out, log.open("wb") as errors:
             subprocess.run(
                 [self.cloud.where.bin / "stestr", "run", "--subunit"]
-                + ["--concurrency", str(jobs), regex],
+                + ["--concurrency", str(jobs)]
+                + ["--exclude-regex", LEFT_OUT, regex],
                 cwd=self.folder,
                 env=env,
                 stdout=out,
