@@ -462,10 +462,11 @@ class World:
     def glance_store(self) -> pathlib.Path:
         return self.cloud.where.glance_store
 
-    def forget_base(self, image_id: str) -> None:
-        """Take an image out of host 1's cache."""
+    def forget_base(self, image_id: str, node: Node | None = None) -> None:
+        """Take an image out of a host's cache; host 1's, if none is named."""
         name = hashlib.sha1(image_id.encode()).hexdigest()  # noqa: S324
-        for path in (self.node1.folder / "instances/_base").glob(name + "*"):
+        folder = (node or self.node1).folder / "instances/_base"
+        for path in folder.glob(name + "*"):
             path.unlink()
 
     def untraited(self, image: TrustedImage) -> str:
