@@ -235,7 +235,7 @@ def _fault(context: Any, instance: Any, why: str) -> None:
 
 
 class Begun:
-    """Guests that were started, and have not been seen running yet.
+    """Guests that were started, and that nova may still wait for.
 
     nova waits for that without end; a QEMU that has ended meanwhile would
     hold the server in its state for ever.
@@ -250,8 +250,15 @@ class Begun:
         with self._lock:
             self._all[instance] = None
 
+    def runs(self, instance: str) -> None:
+        """Somebody saw it run: not, for sure, the one who waits for that,
+        who asks twice a second."""
+        with self._lock:
+            if instance in self._all and self._all[instance] is None:
+                self._all[instance] = self._clock() + STANDS
+
     def discard(self, instance: str) -> None:
-        """It runs, or nobody waits for it any more."""
+        """Nobody waits for it any more."""
         with self._lock:
             self._all.pop(instance, None)
 

@@ -22,7 +22,7 @@ from nova.compute import task_states, vm_states
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_core.errors import MHError
-from mh_nova.hook import faults, restore
+from mh_nova.hook import faults, recover, restore
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.launch import Launcher
 
@@ -37,6 +37,7 @@ class Reboot(LibvirtDriver, TrustedDriver):
     that a running guest goes on."""
 
     _mh_check_shape: Any
+    _mh_begun: recover.Begun
     _mh_launcher: Launcher
 
     def _hard_reboot(
@@ -57,14 +58,17 @@ class Reboot(LibvirtDriver, TrustedDriver):
                     self._mh_launcher.ask_start(instance)
             # what ran is ended from here on
             states.append(vm_states.STOPPED)
-            super()._hard_reboot(
-                context,
-                instance,
-                network_info,
-                share_info,
-                block_device_info,
-                accel_info,
-            )
+            try:
+                super()._hard_reboot(
+                    context,
+                    instance,
+                    network_info,
+                    share_info,
+                    block_device_info,
+                    accel_info,
+                )
+            finally:
+                self._mh_begun.discard(instance.uuid)
 
     def _soft_reboot(self, instance: Any) -> bool:
         """Never starts the domain by itself: nova's would pass the gate by.

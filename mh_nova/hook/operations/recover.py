@@ -82,7 +82,7 @@ class Recover(LibvirtDriver, TrustedDriver):
         """
         info = super().get_info(instance, use_cache=use_cache)
         if info.state == power_state.RUNNING:
-            self._mh_begun.discard(instance.uuid)
+            self._mh_begun.runs(instance.uuid)
         elif info.state in _ENDED and self._mh_begun.ended(instance.uuid):
             raise Denied(
                 "hook.launch.ended",

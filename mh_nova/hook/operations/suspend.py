@@ -18,7 +18,7 @@ from nova import exception
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_core.errors import MHError
-from mh_nova.hook import faults
+from mh_nova.hook import faults, recover
 from mh_nova.hook.base import TrustedDriver
 
 
@@ -29,6 +29,8 @@ class Suspend(LibvirtDriver, TrustedDriver):
     memory stays and the instance is suspended as before: nova's own clean-up
     after a start that failed would remove it.
     """
+
+    _mh_begun: recover.Begun
 
     def __init__(self, virtapi: Any, read_only: bool = False) -> None:
         super().__init__(virtapi, read_only)
@@ -41,6 +43,8 @@ class Suspend(LibvirtDriver, TrustedDriver):
                 self._mh_suspend(instance)
         except MHError as error:
             raise faults.rollback(error) from error
+        # it is off from now on, and nova asks how it is
+        self._mh_begun.discard(instance.uuid)
         super().suspend(context, instance)
 
     def resume(

@@ -435,9 +435,41 @@ def test_ended_later(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         power_state.SHUTDOWN,
     )
     one = SimpleNamespace(uuid=INSTANCE)
+    now = [0.0]
+    driver._mh_begun = recover.Begun(clock=lambda: now[0])
     driver._mh_begun.add(INSTANCE)
-    for _ in range(3):
+    for _ in range(2):
         driver.get_info(one)
+    now[0] = recover.STANDS
+    assert driver.get_info(one).state == power_state.SHUTDOWN
+
+
+def test_suspended_soon_after_its_start(
+    driver: Any, stock: Stock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off, and meant to be."""
+    states(monkeypatch, power_state.RUNNING, power_state.SHUTDOWN)
+    stock.replace("suspend")
+    monkeypatch.setattr(driver, "_mh_decide", lambda _instance: False)
+    one = SimpleNamespace(uuid=INSTANCE)
+    driver._mh_begun.add(INSTANCE)
+    driver.get_info(one)
+    driver.suspend(None, one)
+    assert driver.get_info(one).state == power_state.SHUTDOWN
+
+
+def test_ended_after_another_saw_it_run(
+    driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nova asks at each event of libvirt's as well, and the one who waits
+    would never see it run."""
+    states(monkeypatch, power_state.RUNNING, power_state.SHUTDOWN)
+    one = SimpleNamespace(uuid=INSTANCE)
+    driver._mh_begun.add(INSTANCE)
+    driver.get_info(one)
+    with pytest.raises(Denied) as caught:
+        driver.get_info(one)
+    assert caught.value.event == "hook.launch.ended"
 
 
 # The image service while a snapshot is stored
