@@ -20,7 +20,7 @@ from typing import Any
 import nova.conf
 import nova.context
 from nova import exception, objects
-from nova.compute import task_states, vm_states
+from nova.compute import rpcapi, task_states, vm_states
 from nova.compute import utils as compute_utils
 from oslo_log import log as logging
 from oslo_messaging import (  # type: ignore[import-untyped]
@@ -141,17 +141,10 @@ def broken_off(context: Any, instance: Any) -> None:
             "nova-compute ended while the server was being launched",
         )
     elif instance.task_state == task_states.RESIZE_FINISH:
-        migration = objects.Migration.get_by_id_and_instance(
-            context, instance.migration_context.migration_id, instance.uuid
-        )
-        migration.status = "error"
-        migration.save()
-        instance.vm_state = vm_states.ERROR
-        instance.task_state = None
-        instance.save()
-        _fault(
+        _stays(
             context,
             instance,
+            _migration(context, instance),
             "nova-compute ended while the server was arriving; its disk is "
             "on this host",
         )
@@ -172,14 +165,47 @@ def broken_off(context: Any, instance: Any) -> None:
         _act(context, instance, "mh_recover", error)
     elif instance.task_state == task_states.RESIZE_REVERTING:
         if _begun(context, instance):
-            instance.vm_state = vm_states.ERROR
-            instance.task_state = None
-            instance.save()
-            _fault(
-                context,
-                instance,
-                "nova-compute ended while a resize was being reverted",
-            )
+            _revert(context, instance)
+
+
+def _migration(context: Any, instance: Any) -> Any:
+    return objects.Migration.get_by_id_and_instance(
+        context, instance.migration_context.migration_id, instance.uuid
+    )
+
+
+def _revert(context: Any, instance: Any) -> None:
+    """Where it had been moved to, that is done again: it takes the server
+    away and asks the other host to go on, and can be done twice.  What the
+    other host does cannot; nor where both are one."""
+    migration = _migration(context, instance)
+    here = (migration.dest_compute, instance.host) == (CONF.host, CONF.host)
+    if here and migration.source_compute != CONF.host:
+        LOG.info("The move is reverted once more", instance=instance)
+        context = context.elevated()
+        context.request_id = _action(context, instance).request_id
+        rpcapi.ComputeAPI().revert_resize(
+            context, instance, migration, CONF.host, None
+        )
+    else:
+        _stays(
+            context,
+            instance,
+            migration,
+            "nova-compute ended while a resize was being reverted; the disk "
+            "is on this host, and a hard reboot starts the server",
+        )
+
+
+def _stays(context: Any, instance: Any, migration: Any, why: str) -> None:
+    """A move that nobody will finish.  By its state nova clears up the
+    other host when the server is deleted."""
+    migration.status = "error"
+    migration.save()
+    instance.vm_state = vm_states.ERROR
+    instance.task_state = None
+    instance.save()
+    _fault(context, instance, why)
 
 
 def about_to_leave(context: Any, instance: Any) -> bool:

@@ -17,6 +17,7 @@ import base64
 import collections.abc
 import contextlib
 import datetime
+import json
 import os
 import pathlib
 import shutil
@@ -434,7 +435,7 @@ def slow(
     world: World, image: TrustedImage
 ) -> collections.abc.Iterator[typing.Any]:
     """A guest that makes more memory other ones than may leave in the same
-    time: its migration goes on until somebody ends it."""
+    time; see :func:`under_way`."""
     made = world.boots("slow", image, conn=world.operator, host="node1")
     count(world, made)
     # MiB/s
@@ -444,7 +445,9 @@ def slow(
 
 
 def under_way(world: World, server: typing.Any) -> typing.Any:
-    """Ask for it, and wait until memory is crossing."""
+    """Ask for it, and wait until memory is crossing: so slowly that it goes
+    on until somebody ends it, however seldom the guest gets a processor.
+    """
     ask(world, server)
 
     def running() -> typing.Any:
@@ -459,6 +462,13 @@ def under_way(world: World, server: typing.Any) -> typing.Any:
         lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
         60,
     )
+    # libvirt knows whole MiB only; bytes per second
+    limit = {"max-bandwidth": 64 << 10}
+    command = {"execute": "migrate-set-parameters", "arguments": limit}
+    said = world.node1.virsh(
+        "qemu-monitor-command", server.id, json.dumps(command)
+    )
+    assert "error" not in said.stdout, said.stdout
     world.pause(3)
     assert running()
     return migration

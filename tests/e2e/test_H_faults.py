@@ -447,6 +447,60 @@ def test_nova_compute_of_the_destination_dies(
     host.world.agent_ready(other.node)
 
 
+@pytest.fixture
+def moved(
+    host: Mortal, other: Mortal, moving: typing.Any
+) -> tuple[Mortal, Mortal, typing.Any]:
+    """It has arrived, and nobody has confirmed that."""
+    host.world.admin.compute.migrate_server(moving.id, host=other.node.name)
+    found = other.settled(moving)
+    assert found.status == "VERIFY_RESIZE", guest.fault(found)
+    return host, other, moving
+
+
+@pytest.mark.parametrize(
+    "step", short(steps.COMPUTE_AWAY, ("destroy: ask forget",))
+)
+def test_nova_compute_dies_in_a_revert(
+    moved: tuple[Mortal, Mortal, typing.Any], image: TrustedImage, step: str
+) -> None:
+    """It is reverted all the same, by nova-compute's successor."""
+    host, other, server = moved
+    with other.standing(step):
+        host.world.tenant.compute.revert_server_resize(server.id)
+    other.kill("nova-compute")
+    other.halt.go()
+    other.revive("nova-compute")
+    found = host.settled(server)
+    assert found.status == "ACTIVE", guest.fault(found)
+    runs_on(host, server, image)
+    other.nothing_left(server)
+    found = host.world.admin.compute.get_server(server.id)
+    assert found.hypervisor_hostname == host.node.name
+    host.world.agent_ready(other.node)
+
+
+@pytest.mark.parametrize("step", short(steps.COMPUTE_BACK, ()))
+def test_nova_compute_dies_when_it_comes_back(
+    moved: tuple[Mortal, Mortal, typing.Any], image: TrustedImage, step: str
+) -> None:
+    """It is at home, the server says why, and a hard reboot starts it."""
+    host, other, server = moved
+    with host.standing(step):
+        host.world.tenant.compute.revert_server_resize(server.id)
+    host.kill("nova-compute")
+    host.halt.go()
+    host.revive("nova-compute")
+    found = host.settled(server)
+    assert found.status == "ERROR"
+    assert "hook.launch.broken-off" in guest.fault(found)
+    host.world.agent_ready(host.node)
+    host.world.tenant.compute.reboot_server(server.id, "HARD")
+    host.settled(server)
+    runs_on(host, server, image)
+    other.nothing_left(server)
+
+
 @pytest.mark.parametrize("step", short(steps.COMPUTE_LEAVE, ()))
 def test_the_agent_of_the_source_dies(
     host: Mortal,

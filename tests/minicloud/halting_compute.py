@@ -80,6 +80,7 @@ def name_steps(stops: Stops) -> None:
         ("finish_migration", "arrive"),
         ("finish_revert_migration", "come back"),
         ("confirm_migration", "confirm"),
+        ("destroy", "destroy"),
         *((name, name) for name in LIVE),
     )
     for owner, method, operation in (

@@ -13,7 +13,9 @@
 
 Run as a program inside a network namespace, so that it sees that one:
 ``python -m tests.minicloud.wire FILE`` writes the payload of every packet of
-the migration's ports to the file until it is ended.
+the connections to the migration's ports to the file until it is ended.  Such
+a port may also be the one that a client of something else was given: what
+counts is who was called.
 """
 
 from __future__ import annotations
@@ -27,16 +29,41 @@ _ETH_P_ALL = 3
 PORTS = (16509, *range(49152, 49216))
 
 
-def payload(frame: bytes) -> tuple[int, int, bytes]:
-    """Source and destination port of a TCP packet over IPv4, and its
-    content; zeros for others."""
+_SYN, _ACK = 0x02, 0x10
+
+#: The addresses and ports of two ends, the caller's first.
+Ends = tuple[bytes, int, bytes, int]
+
+
+def packet(frame: bytes) -> tuple[Ends, int, bytes] | None:
+    """Both ends of a TCP packet over IPv4, the sender's first; its flags and
+    its content.  None for others."""
     if len(frame) < 54 or frame[12:14] != b"\x08\x00" or frame[23] != 6:
-        return 0, 0, b""
+        return None
     start = 14 + (frame[14] & 0x0F) * 4
     total = struct.unpack(">H", frame[16:18])[0]
     source, to = struct.unpack(">HH", frame[start : start + 4])
     offset = (frame[start + 12] >> 4) * 4
-    return source, to, frame[start + offset : 14 + total]
+    ends = (frame[26:30], source, frame[30:34], to)
+    return ends, frame[start + 13], frame[start + offset : 14 + total]
+
+
+class Calls:
+    """The connections to the ports of interest."""
+
+    def __init__(self) -> None:
+        self._known: set[Ends] = set()
+
+    def content(self, frame: bytes) -> bytes:
+        """What a packet of one of them carries, either way."""
+        found = packet(frame)
+        if found is None:
+            return b""
+        ends, flags, data = found
+        if flags & (_SYN | _ACK) == _SYN and ends[3] in PORTS:
+            self._known.add(ends)
+        back = (*ends[2:], *ends[:2])
+        return data if ends in self._known or back in self._known else b""
 
 
 def main(path: str) -> None:
@@ -45,15 +72,14 @@ def main(path: str) -> None:
     ) as sniffer:
         sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
         sniffer.bind(("lo", 0))
+        calls = Calls()
         with open(path, "wb", buffering=0) as out:
             while True:
                 frame, address = sniffer.recvfrom(1 << 17)
                 # each packet is seen twice on lo: leaving and arriving
                 if address[2] == socket.PACKET_OUTGOING:
                     continue
-                source, to, data = payload(frame)
-                if source in PORTS or to in PORTS:
-                    out.write(data)
+                out.write(calls.content(frame))
 
 
 if __name__ == "__main__":

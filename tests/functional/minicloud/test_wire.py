@@ -34,7 +34,9 @@ while not __import__("os").path.exists(sys.argv[1]):
     time.sleep(0.05)
 for port in map(int, sys.argv[2:]):
     server = socket.create_server(("127.0.0.1", port))
-    client = socket.create_connection(("127.0.0.1", port))
+    # 49160: of the migration's, by chance the port of another one's client
+    mine = ("", 49160) if port == 49216 else None
+    client = socket.create_connection(("127.0.0.1", port), None, mine)
     there, _ = server.accept()
     client.sendall(b"out-%d;" % port + bytes(100000))
     got = 0
@@ -74,4 +76,5 @@ def test_both_ways_on_every_port(tmp_path: Path) -> None:
     "frame", [b"", bytes(14), bytes(60), b"\0" * 12 + b"\x86\xdd" + bytes(60)]
 )
 def test_other_packets_have_no_payload(frame: bytes) -> None:
-    assert wire.payload(frame) == (0, 0, b"")
+    assert wire.packet(frame) is None
+    assert wire.Calls().content(frame) == b""

@@ -164,24 +164,32 @@ def test_a_build(
     assert instance.vm_state == state
 
 
-def test_an_arrival(instance: objects.Instance) -> None:
-    """nova would leave it between two states."""
+def moved(
+    instance: objects.Instance, task: str, status: str, source: str = "node2"
+) -> objects.Migration:
+    """To node1."""
     migration = objects.Migration(
         CONTEXT,
         instance_uuid=instance.uuid,
-        source_compute="node2",
+        source_compute=source,
         dest_compute="node1",
-        status="post-migrating",
+        status=status,
         migration_type="migration",
     )
     migration.create()
-    instance.task_state = task_states.RESIZE_FINISH
+    instance.task_state = task
     instance.migration_context = objects.MigrationContext(
         CONTEXT,
         instance_uuid=instance.uuid,
         migration_id=migration.id,
     )
     instance.save()
+    return migration
+
+
+def test_an_arrival(instance: objects.Instance) -> None:
+    """nova would leave it between two states."""
+    migration = moved(instance, task_states.RESIZE_FINISH, "post-migrating")
     recover.broken_off(CONTEXT, instance)
     instance.refresh()
     assert (instance.vm_state, instance.task_state) == ("error", None)
@@ -304,16 +312,66 @@ def test_what_is_still_to_come(
     assert (instance.vm_state, instance.task_state) == ("active", task)
 
 
+class Messages:
+    """What nova would send to hosts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(
+            recover.rpcapi,
+            "ComputeAPI",
+            lambda: SimpleNamespace(
+                revert_resize=lambda *args: self.sent.append(args)
+            ),
+        )
+
+
 @pytest.mark.usefixtures("where")
-def test_a_revert(instance: objects.Instance) -> None:
+def test_a_revert_goes_on(
+    instance: objects.Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it had been moved to: else nobody would tell the other host."""
+    messages = Messages(monkeypatch)
     begun(instance, host="node1", over=False)
     instance.vm_state = vm_states.RESIZED
-    instance.task_state = task_states.RESIZE_REVERTING
-    instance.save()
+    migration = moved(instance, task_states.RESIZE_REVERTING, "reverting")
     recover.broken_off(CONTEXT, instance)
+    [(context, one, what, host, spec)] = messages.sent
+    assert context.request_id == "req-7"
+    assert (one.uuid, what.id) == (instance.uuid, migration.id)
+    assert (host, spec) == ("node1", None)
+    instance.refresh()
+    assert instance.vm_state == vm_states.RESIZED
+    assert instance.task_state == task_states.RESIZE_REVERTING
+    assert fault(instance) == ""
+    assert objects.Migration.get_by_id(CONTEXT, migration.id).status == (
+        "reverting"
+    )
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("source", ["node1", "node2"])
+def test_a_revert_at_home(
+    instance: objects.Instance, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """It cannot be done twice: it would take the disk away, say, where both
+    hosts are one."""
+    messages = Messages(monkeypatch)
+    begun(instance, host="node1", over=False)
+    instance.vm_state = vm_states.RESIZED
+    migration = moved(
+        instance, task_states.RESIZE_REVERTING, "reverting", source
+    )
+    if source != "node1":
+        migration.source_compute, migration.dest_compute = "node1", "node2"
+        migration.save()
+    recover.broken_off(CONTEXT, instance)
+    assert messages.sent == []
     instance.refresh()
     assert (instance.vm_state, instance.task_state) == ("error", None)
     assert "[hook.launch.broken-off]" in fault(instance)
+    found = objects.Migration.get_by_id(CONTEXT, migration.id)
+    assert found.status == "error"
 
 
 def test_at_the_start(
