@@ -64,7 +64,8 @@ def decide_lease(
     5. an authority's result is for exactly this nonce, digest and bind key
        (renew, handover);
     6. the lease is this host's (by its AK) and, to renew it or hand it
-       over, held: not moved, not revoked, not ended;
+       over, held: not moved, not revoked, not ended; one that a later
+       release to this host replaced stands for that release's;
     7. the release policy, but for the purpose (renew, handover);
     8. the audit record;
     9. sign.
@@ -174,6 +175,14 @@ def _lease(
         )
     if not asking or lease.held:
         return lease
+    if lease.why == leases.REPLACED:
+        # the answer of that release may have been lost: the host asks by
+        # the lease it knows
+        for later in leases.of_instance(
+            connection, request.key_id, request.instance
+        ):
+            if later.held and later.ak_name == lease.ak_name:
+                return later
     cause = _ENDED.get(lease.why, "lease-ended")
     raise Denied(f"kms.release.{cause}", f"the lease has ended: {lease.why}")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import json
 import re
 import secrets
 import subprocess
@@ -95,6 +96,18 @@ def move(world: World, server: typing.Any, host: str) -> None:
     ask(world, server, host)
     settle(world, server)
     assert host_of(world, server) == host, reasons(world, server)
+
+
+def crawl(world: World, server: typing.Any) -> None:
+    """Let a migration that leaves node1 go so slowly that it has no end,
+    however seldom a busy machine lets the guest change its memory."""
+    # bytes per second; libvirt knows whole MiB only
+    limit = {"max-bandwidth": 64 << 10}
+    command = {"execute": "migrate-set-parameters", "arguments": limit}
+    said = world.node1.virsh(
+        "qemu-monitor-command", server.id, json.dumps(command)
+    )
+    assert "error" not in said.stdout, said.stdout
 
 
 def reasons(world: World, server: typing.Any) -> str:

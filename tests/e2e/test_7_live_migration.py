@@ -17,7 +17,6 @@ import base64
 import collections.abc
 import contextlib
 import datetime
-import json
 import os
 import pathlib
 import shutil
@@ -35,6 +34,7 @@ from tests.e2e.moving import (
     ask,
     clean,
     count,
+    crawl,
     create_image,
     host_of,
     move,
@@ -462,13 +462,7 @@ def under_way(world: World, server: typing.Any) -> typing.Any:
         lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
         60,
     )
-    # libvirt knows whole MiB only; bytes per second
-    limit = {"max-bandwidth": 64 << 10}
-    command = {"execute": "migrate-set-parameters", "arguments": limit}
-    said = world.node1.virsh(
-        "qemu-monitor-command", server.id, json.dumps(command)
-    )
-    assert "error" not in said.stdout, said.stdout
+    crawl(world, server)
     world.pause(3)
     assert running()
     return migration

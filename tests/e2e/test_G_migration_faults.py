@@ -29,6 +29,7 @@ from tests.e2e.moving import (
     ask,
     clean,
     count,
+    crawl,
     create_image,
     host_of,
     move,
@@ -201,6 +202,7 @@ def under_way(world: World, server: typing.Any) -> None:
         lambda: server.id in world.node3.virsh("list", "--uuid").stdout,
         60,
     )
+    crawl(world, server)
     world.pause(2)
 
 

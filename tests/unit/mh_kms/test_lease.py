@@ -248,7 +248,34 @@ def test_the_same_host_starts_it_again(
     first.takes(purpose)
     assert "kms.lease.moved" not in events(launch)
     first.gets()
+    # the answer may have been lost: the guest goes on by what its host has
+    new, first.lease = first.lease, old
+    first.gets()
+    shows = {one["id"]: one for one in shown(launch)["leases"]}
+    assert shows[old]["why"] == "replaced"
+    assert shows[new]["ended_at"] is None
+
+
+def test_of_a_lease_that_was_replaced(
+    launch: Launch, first: Holder, second: Holder
+) -> None:
+    """Only while the later one is held, only for its host, and nothing that
+    is told of the old one ends the later."""
+    first.takes("start")
+    old = first.lease
+    first.takes("start")
+    new, first.lease = first.lease, old
+    second.lease = old
+    second.refused("kms.release.lease-unknown")
+    first.gets("left")
+    first.gets()
+    first.gets("erased")
+    first.gets()
+    first.lease = new
+    first.gets("left")
     first.lease = old
+    first.refused("kms.release.lease-ended")
+    second.takes("start")
     first.refused("kms.release.lease-ended")
 
 
