@@ -20,7 +20,14 @@ import re
 
 import pytest
 
-from tests.tempest.run import ALL, LEFT_OUT, SHORT_LIST, worse
+from tests.tempest.run import (
+    ALL,
+    LEFT_OUT,
+    SHORT_LIST,
+    failed,
+    these,
+    worse,
+)
 
 
 def names() -> list[str]:
@@ -70,3 +77,31 @@ def test_worse_is_what_passes_with_novas_own_only() -> None:
         "turned off": "skip",
     }
     assert worse(stock, ours) == ["gone", "lost", "turned off"]
+
+
+def test_what_failed_is_run_once_more() -> None:
+    """A class whose common part failed shows none of its tests."""
+    found = failed(
+        {
+            "a.b.Some.test_one": "fail",
+            "a.b.Some.test_two": "success",
+            "a.b.Some.test_three": "skip",
+            "setUpClass (a.b.Other)": "fail",
+            "tearDownClass (a.b.Third)": "fail",
+        }
+    )
+    chosen = re.compile(these([*found, "a.b.Some.test_one"]))
+    for name in (
+        "a.b.Some.test_one[id-1,smoke]",
+        "a.b.Some.test_one",
+        "a.b.Other.test_four[id-2]",
+        "a.b.Third.test_five",
+    ):
+        assert chosen.match(name), name
+    for name in (
+        "a.b.Some.test_one_more[id-3]",
+        "a.b.Some.test_two",
+        "a.b.OtherV2.test_four",
+        "axb.Other.test_four",
+    ):
+        assert not chosen.match(name), name
