@@ -180,15 +180,15 @@ def refused(
         )
     except openstack.exceptions.BadRequestException as error:
         said = str(error)
-    # it is first reserved, then given back
+    # it is first reserved, then given back, and then forgotten
     wait_for(
         "the volume to be free",
         lambda: (
             (said or "Refused for a trusted" in world.log_since(log, mark))
             and volumes.show(volume).status == "available"
+            and not list(world.tenant.compute.volume_attachments(server))
         ),
     )
-    assert not list(world.tenant.compute.volume_attachments(server))
     assert world.admin.compute.get_server(server.id).status == server.status
     return said or world.log_since(log, mark)
 
