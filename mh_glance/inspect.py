@@ -56,6 +56,8 @@ _VMDK_ALONE = ("monolithicSparse", "streamOptimized")
 _CHUNK = 65536
 #: Content of a disk that starts like this is a file, not a disk.
 _BARE = ("raw", "iso")
+#: The kind of VHD in which the disk stands as it is.
+_FIXED = 2
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ def _inspect_disk(
     start = 0 if part is None else part[0]
     head = os.pread(fd, min(identify.HEAD_SIZE, length), start)
     found = identify.kind(head)
+    if form in (None, "vhd") and found in _BARE:
+        fixed = _fixed_vhd(fd, start, length)
+        if fixed is not None:
+            return Source("raw", fixed, (start, fixed))
     kind = form or found
     if "luks" in (kind, found):
         raise _refuse(
@@ -171,6 +177,24 @@ def _inspect_disk(
         _check_qcow2(head)
     _check_safety(fd, kind, start, length)
     return _check_info(driver, _info(fd, driver, part), fd, part)
+
+
+def _fixed_vhd(fd: int, start: int, length: int) -> int | None:
+    """Bytes of the disk in a fixed VHD: all but its footer, by which alone
+    it is one.  None: it is none.
+
+    Source: Microsoft, Virtual Hard Disk Image Format Specification 1.0,
+    "Hard Disk Footer Format".
+    """
+    disk = length - SECTOR
+    footer = os.pread(fd, SECTOR, start + disk) if disk > 0 else b""
+    if len(footer) != SECTOR or footer[:8] != b"conectix":
+        return None
+    size, _, kind, checksum = struct.unpack_from(">QIII", footer, 48)
+    total = ~sum(footer[:64] + footer[68:]) & 0xFFFFFFFF
+    if (size, kind, checksum) != (disk, _FIXED, total) or size % SECTOR:
+        return None
+    return disk
 
 
 class _Stretch(io.RawIOBase):

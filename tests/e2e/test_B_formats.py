@@ -104,14 +104,29 @@ def boots(
     return image.properties
 
 
-def test_vmdk(world: World, story: Story) -> None:
-    words = ("-O", "vmdk", "-o", "subformat=streamOptimized")
-    boots(world, story, "vmdk", converted(world, "vmdk", *words))
-
-
-def test_compressed_qcow2(world: World, story: Story) -> None:
-    words = ("-O", "qcow2", "-o", "compression_type=zstd")
-    boots(world, story, "zstd", converted(world, "zstd", *words))
+@pytest.mark.parametrize(
+    ("form", "words", "said"),
+    [
+        ("vmdk", ("vmdk", "-o", "subformat=streamOptimized"), ()),
+        ("vdi", ("vdi",), ()),
+        ("vhd", ("vpc", "-o", "force_size=on"), ()),
+        # what it is stands at its end only
+        ("fixed-vhd", ("vpc", "-o", "subformat=fixed"), ()),
+        ("vhdx", ("vhdx",), ()),
+        ("ami", ("raw",), ("--file-format", "ami")),
+        ("zstd", ("qcow2", "-c", "-o", "compression_type=zstd"), ()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_format(
+    world: World,
+    story: Story,
+    form: str,
+    words: tuple[str, ...],
+    said: tuple[str, ...],
+) -> None:
+    """As qemu-img makes it."""
+    boots(world, story, form, converted(world, form, "-O", *words), *said)
 
 
 def test_iso(world: World, story: Story) -> None:

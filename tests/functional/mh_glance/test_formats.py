@@ -51,6 +51,8 @@ MADE = {
     "vmdk-stream": ("vmdk", "-o", "subformat=streamOptimized"),
     "vdi": ("vdi",),
     "vhd": ("vpc", "-o", "subformat=dynamic"),
+    "vhd-fixed": ("vpc", "-o", "subformat=fixed"),
+    "vhd-fixed-exact": ("vpc", "-o", "subformat=fixed,force_size=on"),
     "vhdx": ("vhdx",),
 }
 
@@ -67,6 +69,36 @@ def test_taken(source: Path, key: Secret, tmp_path: Path, name: str) -> None:
     plain = make(source, name, tmp_path)
     made = encrypt.encrypt(str(plain), str(tmp_path / "out"), key)
     assert same(key, made.path, plain, MADE[name][0], tmp_path)
+
+
+def test_fixed_vhd_by_name(source: Path, key: Secret, tmp_path: Path) -> None:
+    """Its footer is no part of the disk."""
+    plain = make(source, "vhd-fixed-exact", tmp_path)
+    made = encrypt.encrypt(str(plain), str(tmp_path / "out"), key, form="vhd")
+    assert made.virtual_size == plain.stat().st_size - 512 == SIZE
+    assert same(key, made.path, plain, "vpc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("at", "byte"), [(0, b"C"), (55, b"\x01"), (63, b"\x03"), (90, b"\xff")]
+)
+def test_a_footer_that_is_not_one(
+    source: Path, tmp_path: Path, at: int, byte: bytes
+) -> None:
+    """Name, size, kind and checksum: then it is a raw disk to its end, and
+    no VHD."""
+    plain = make(source, "vhd-fixed-exact", tmp_path)
+    with plain.open("r+b") as file:
+        file.seek(-512 + at, os.SEEK_END)
+        file.write(byte)
+    with plain.open("rb") as file:
+        found = inspect.inspect(file.fileno())
+        assert found.driver == "raw"
+        assert found.part is None
+        assert found.virtual_size == plain.stat().st_size
+        with pytest.raises(InputError) as caught:
+            inspect.inspect(file.fileno(), "vhd")
+    assert caught.value.event == "client.image.format"
 
 
 def iso(tmp_path: Path, source: Path) -> Path:
