@@ -20,8 +20,9 @@ from typing import Any
 import nova.conf
 import nova.context
 from nova import exception, objects
-from nova.compute import rpcapi, task_states, vm_states
+from nova.compute import power_state, rpcapi, task_states, vm_states
 from nova.compute import utils as compute_utils
+from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 from oslo_messaging import (  # type: ignore[import-untyped]
     MessagingException,
@@ -121,7 +122,18 @@ def _gone(instance: str) -> bool:
     return found.host != CONF.host and found.task_state is None
 
 
-def broken_off(context: Any, instance: Any) -> None:
+def runs(driver: LibvirtDriver, instance: Any) -> bool:
+    """Its guest does, now."""
+    try:
+        info = LibvirtDriver.get_info(driver, instance, use_cache=False)
+    except exception.NovaException:
+        return False
+    return bool(info.state == power_state.RUNNING)
+
+
+def broken_off(
+    context: Any, instance: Any, running: Callable[[], bool] = lambda: False
+) -> None:
     """Say why, where nova-compute ended in the middle of a build, and
     where nova itself would leave a move unfinished, end it.
 
@@ -129,6 +141,7 @@ def broken_off(context: Any, instance: Any) -> None:
     whose disk had arrived stays between two states for ever; of a snapshot
     it forgets the task and says nothing, and of others not even the task.
 
+    :param running: whether its guest does.
     :raises nova.exception.NovaException: nova's.
     """
     if (
@@ -157,11 +170,13 @@ def broken_off(context: Any, instance: Any) -> None:
     elif instance.task_state in _LEFT and _begun(context, instance):
         task = instance.task_state
         instance.task_state = None
+        why = f"nova-compute ended while this was under way: {task}"
+        if task == task_states.RESUMING and running():
+            # nothing can start it once more
+            instance.vm_state = vm_states.ACTIVE
+            why += "; the guest had been started, and runs"
         instance.save()
-        error = Denied(
-            "hook.task.broken-off",
-            f"nova-compute ended while this was under way: {task}",
-        )
+        error = Denied("hook.task.broken-off", why)
         _act(context, instance, "mh_recover", error)
     elif instance.task_state == task_states.RESIZE_REVERTING:
         if _begun(context, instance):

@@ -12,6 +12,7 @@
 
 """After a death: of a nova-compute before this one, of the agent, of QEMU."""
 
+import functools
 from typing import Any
 
 from nova import exception
@@ -50,7 +51,11 @@ class Recover(LibvirtDriver, TrustedDriver):
             if not properties.claimed(instance.system_metadata):
                 continue
             try:
-                recover.broken_off(context, instance)
+                recover.broken_off(
+                    context,
+                    instance,
+                    functools.partial(recover.runs, self, instance),
+                )
                 if recover.about_to_leave(context, instance):
                     LOG.info("It is about to leave", instance=instance)
                     leaving.add(instance.uuid)

@@ -16,10 +16,13 @@ from typing import Any
 
 from nova import exception
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_log import log as logging
 
 from mh_core.errors import MHError
 from mh_nova.hook import faults, recover
 from mh_nova.hook.base import TrustedDriver
+
+LOG = logging.getLogger(__name__)
 
 
 class Suspend(LibvirtDriver, TrustedDriver):
@@ -55,6 +58,9 @@ class Suspend(LibvirtDriver, TrustedDriver):
         block_device_info: Any = None,
         share_info: Any = None,
     ) -> None:
+        if self._mh_resumed(instance):
+            LOG.info("It has been resumed already", instance=instance)
+            return
         with self._mh_resuming_lock:
             self._mh_resuming.add(instance.uuid)
         try:
@@ -75,6 +81,16 @@ class Suspend(LibvirtDriver, TrustedDriver):
         finally:
             with self._mh_resuming_lock:
                 self._mh_resuming.discard(instance.uuid)
+
+    def _mh_resumed(self, instance: Any) -> bool:
+        """An earlier resume was cut off behind the gate.  A second start of
+        what runs could only fail, and so would each after it."""
+        if not recover.runs(self, instance):
+            return False
+        try:
+            return self._mh_decide(instance)
+        except MHError as error:
+            raise faults.rollback(error) from error
 
     def _cleanup(
         self,

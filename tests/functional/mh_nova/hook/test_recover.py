@@ -295,6 +295,27 @@ def test_what_nova_would_leave(instance: objects.Instance, task: str) -> None:
 
 
 @pytest.mark.usefixtures("where")
+@pytest.mark.parametrize(
+    ("task", "running", "state"),
+    [
+        ("resuming", True, "active"),
+        ("resuming", False, "suspended"),
+        ("unshelving", True, "suspended"),
+    ],
+)
+def test_a_resume_behind_the_gate(
+    instance: objects.Instance, task: str, running: bool, state: str
+) -> None:
+    """What runs is not said to sleep: nothing could wake it."""
+    begun(instance, host="node1", over=False)
+    instance.vm_state, instance.task_state = vm_states.SUSPENDED, task
+    instance.save()
+    recover.broken_off(CONTEXT, instance, lambda: running)
+    instance.refresh()
+    assert (instance.vm_state, instance.task_state) == (state, None)
+
+
+@pytest.mark.usefixtures("where")
 @pytest.mark.parametrize("task", [*LEFT, task_states.RESIZE_REVERTING])
 @pytest.mark.parametrize(
     ("host", "over"), [("node2", False), ("node1", True), ("", False)]
@@ -380,7 +401,7 @@ def test_at_the_start(
     """Ours only, and whatever becomes of one, all of them go on to nova."""
     seen: list[str] = []
 
-    def broken_off(_context: Any, one: Any) -> None:
+    def broken_off(_context: Any, one: Any, _running: Any) -> None:
         seen.append(one.uuid)
         raise exception.InstanceNotFound(instance_id=one.uuid)
 

@@ -19,7 +19,7 @@ from typing import Any
 import nova.conf
 import pytest
 from nova import exception
-from nova.compute import task_states
+from nova.compute import power_state, task_states
 from nova.virt.libvirt.driver import LibvirtDriver
 
 from mh_nova.hook import faults, restore
@@ -105,13 +105,18 @@ class Resume:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cleaned = 0
         self.created = 0
+        self.state = power_state.SHUTDOWN
         for name, method in {
+            "get_info": self._info,
             "_get_existing_domain_xml": lambda *a, **k: XML,
             "plug_vifs": lambda *a, **k: None,
             "_cleanup": self._cleanup,
             "_create_guest": self._create,
         }.items():
             monkeypatch.setattr(LibvirtDriver, name, method)
+
+    def _info(self, *_args: Any, **_kwargs: Any) -> Any:
+        return types.SimpleNamespace(state=self.state)
 
     def _cleanup(self, *_args: Any, **_kwargs: Any) -> None:
         self.cleaned += 1
@@ -155,6 +160,32 @@ def test_a_resume_that_libvirt_fails_leaves_it_as_well(
     # and what is cleaned up later is
     driver._cleanup(None, one, [])
     assert resume.cleaned == 1
+
+
+def test_what_runs_is_resumed(
+    driver: Any, agent: FakeAgent, resume: Resume
+) -> None:
+    """A nova-compute before this one had it started.  Else nova would say
+    that it sleeps, and no start of it could succeed."""
+    resume.state = power_state.RUNNING
+    driver.resume(None, suspended(), [], {}, [])
+    assert (resume.created, resume.cleaned) == (0, 0)
+    assert agent.asked("start") == []
+    # nova's own says what it says
+    with pytest.raises(RuntimeError):
+        driver.resume(None, suspended(trusted=False), [], {}, [])
+
+
+def test_what_runs_and_was_turned_is_not(
+    driver: Any, agent: FakeAgent, resume: Resume, turned: Any
+) -> None:
+    resume.state = power_state.RUNNING
+    turned.vm_state = "suspended"
+    nova = Manager()
+    error = nova.run(turned, lambda: driver.resume(None, turned, [], {}, []))
+    assert nova.state == "suspended"
+    assert "[hook.ours." in message(error)
+    assert resume.created == 0
 
 
 def test_a_plain_resume_that_fails_is_novas(
