@@ -245,7 +245,8 @@ def idle(world: World, server: typing.Any) -> typing.Any:
         found = world.admin.compute.get_server(server.id)
         return found if found.task_state is None else None
 
-    return wait_for("the end of the task", test, 120)
+    # nova waits a minute for each of two that do not answer
+    return wait_for("the end of the task", test, 240)
 
 
 def holders(
