@@ -157,7 +157,7 @@ def broken_off(
         _stays(
             context,
             instance,
-            _migration(context, instance),
+            migration_of(context, instance),
             "nova-compute ended while the server was arriving; its disk is "
             "on this host",
         )
@@ -183,7 +183,15 @@ def broken_off(
             _revert(context, instance)
 
 
-def _migration(context: Any, instance: Any) -> Any:
+def migration_of(context: Any, instance: Any) -> Any:
+    """The move that it is in, or that is to be confirmed.
+
+    :raises nova.exception.NovaException: there is none, or nova's.
+    """
+    if instance.migration_context is None:
+        raise exception.MigrationNotFoundForInstance(
+            migration_id="", instance_id=instance.uuid
+        )
     return objects.Migration.get_by_id_and_instance(
         context, instance.migration_context.migration_id, instance.uuid
     )
@@ -193,7 +201,7 @@ def _revert(context: Any, instance: Any) -> None:
     """Where it had been moved to, that is done again: it takes the server
     away and asks the other host to go on, and can be done twice.  What the
     other host does cannot; nor where both are one."""
-    migration = _migration(context, instance)
+    migration = migration_of(context, instance)
     here = (migration.dest_compute, instance.host) == (CONF.host, CONF.host)
     if here and migration.source_compute != CONF.host:
         LOG.info("The move is reverted once more", instance=instance)

@@ -13,11 +13,16 @@
 """After a death: of a nova-compute before this one, of the agent, of QEMU."""
 
 import functools
+import os
+import uuid
 from typing import Any
 
+import nova.conf
 from nova import exception
-from nova.compute import power_state
+from nova.compute import power_state, task_states
+from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_concurrency import processutils
 from oslo_log import log as logging
 from oslo_messaging import (  # type: ignore[import-untyped]
     MessagingException,
@@ -27,6 +32,7 @@ from mh_core.errors import Denied
 from mh_nova.hook import properties, recover
 from mh_nova.hook.base import TrustedDriver
 
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 _ENDED = (power_state.SHUTDOWN, power_state.CRASHED)
 
@@ -51,6 +57,7 @@ class Recover(LibvirtDriver, TrustedDriver):
             if not properties.claimed(instance.system_metadata):
                 continue
             try:
+                self._mh_take_back(context, instance)
                 recover.broken_off(
                     context,
                     instance,
@@ -65,6 +72,48 @@ class Recover(LibvirtDriver, TrustedDriver):
         if leaving:
             return [one for one in instances if one.uuid not in leaving]
         return instances
+
+    def _mh_take_back(self, context: Any, instance: Any) -> None:
+        """A cold move had begun to copy when nova-compute ended: nova goes
+        back to what is here, and nobody else knows of the files there."""
+        if instance.task_state != task_states.RESIZE_MIGRATING:
+            return
+        migration = recover.migration_of(context, instance)
+        there = migration.dest_host
+        if (
+            migration.source_compute != CONF.host
+            or migration.dest_compute == CONF.host
+            or there in (None, self.get_host_ip_addr())
+        ):
+            return
+        path = libvirt_utils.get_instance_path(instance)
+        try:
+            if self._mh_same_files(there):
+                return
+            self._remotefs.remove_dir(there, path)
+        except (OSError, processutils.ProcessExecutionError) as exc:
+            LOG.warning(
+                "%s may have a part of it, %s: %s",
+                migration.dest_compute,
+                path,
+                exc,
+                instance=instance,
+            )
+
+    def _mh_same_files(self, there: str) -> bool:
+        """Both hosts keep instances on one file system.
+
+        Not nova's own question, which takes an error for a no: what is about
+        to be removed there would then be removed here.
+
+        :raises OSError, ProcessExecutionError: it cannot be told.
+        """
+        path = os.path.join(CONF.instances_path, f"{uuid.uuid4()}.tmp")
+        self._remotefs.create_file(there, path)
+        try:
+            return os.path.exists(path)
+        finally:
+            self._remotefs.remove_file(there, path)
 
     def update_provider_tree(
         self, provider_tree: Any, nodename: str, allocations: Any = None

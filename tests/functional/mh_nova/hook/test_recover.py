@@ -12,13 +12,16 @@
 
 """After a death, on nova's side: against nova's own database layer."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nova.conf
 import pytest
 from nova import exception, objects
 from nova.compute import power_state, task_states, vm_states
 from nova.virt.libvirt.driver import LibvirtDriver
+from oslo_concurrency import processutils
 
 from mh_core.errors import Denied
 from mh_nova.hook import recover
@@ -331,6 +334,92 @@ def test_what_is_still_to_come(
     recover.broken_off(CONTEXT, instance)
     instance.refresh()
     assert (instance.vm_state, instance.task_state) == ("active", task)
+
+
+class There:
+    """Another host, as nova's ssh reaches it."""
+
+    def __init__(self, shared: bool, error: Exception | None) -> None:
+        self.shared, self.error = shared, error
+        self.removed: list[tuple[str, str]] = []
+
+    def create_file(self, _host: str, path: str) -> None:
+        if self.error is not None:
+            raise self.error
+        if self.shared:
+            Path(path).touch()
+
+    def remove_file(self, _host: str, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def remove_dir(self, host: str, path: str) -> None:
+        self.removed.append((host, path))
+
+
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize(
+    ("case", "goes"),
+    [
+        ("copying", True),
+        # its only disk
+        ("shared", False),
+        ("not told", False),
+        ("disk full", False),
+        ("arriving here", False),
+        ("same host", False),
+        ("copied", False),
+        ("no move", False),
+    ],
+)
+def test_what_was_copied_in_part(
+    driver: Any,
+    instance: objects.Instance,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    case: str,
+    goes: bool,
+) -> None:
+    """Nobody else would take it away from the other host."""
+    errors = {
+        "not told": processutils.ProcessExecutionError("ssh"),
+        "disk full": OSError(28, "No space left on device"),
+    }
+    there = There(case == "shared", errors.get(case))
+    monkeypatch.setattr(driver, "_remotefs", there)
+    monkeypatch.setattr(driver, "get_host_ip_addr", lambda: "192.0.2.2")
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "process_instances_at_startup",
+        lambda self, context, instances: instances,
+    )
+    folder = tmp_path / "of-both"
+    folder.mkdir()
+    nova.conf.CONF.set_override("instances_path", str(folder))
+    instance.vm_state = vm_states.ACTIVE
+    instance.system_metadata = {"image_mh_version": "1"}
+    task = task_states.RESIZE_MIGRATING
+    migration = moved(
+        instance,
+        task_states.RESIZE_MIGRATED if case == "copied" else task,
+        "migrating",
+        "node2" if case == "arriving here" else "node1",
+    )
+    if case not in ("arriving here", "same host"):
+        migration.dest_compute = "node2"
+    migration.dest_host = "192.0.2.3"
+    migration.save()
+    if case == "no move":
+        instance.migration_context = None
+        instance.save()
+    try:
+        assert driver.process_instances_at_startup(CONTEXT, [instance]) == [
+            instance
+        ]
+    finally:
+        nova.conf.CONF.clear_override("instances_path")
+    path = str(folder / instance.uuid)
+    assert there.removed == ([("192.0.2.3", path)] if goes else [])
+    assert list(folder.iterdir()) == []
 
 
 class Messages:
