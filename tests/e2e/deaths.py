@@ -123,7 +123,8 @@ def may_leave_a_key(victim: str, step: str) -> bool:
     if victim == "nova-compute":
         at = steps.COMPUTE_SNAPSHOT.index("snapshot: store")
         return (
-            step.startswith(("register: ", "end: "))
+            # its question was open, and the agent answered nobody
+            step.startswith(("copy: ", "register: ", "end: "))
             or step in steps.COMPUTE_SNAPSHOT[at:]
         )
     return False
