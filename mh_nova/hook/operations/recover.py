@@ -18,6 +18,7 @@ import uuid
 from typing import Any
 
 import nova.conf
+from keystoneauth1 import exceptions as keystone
 from nova import exception
 from nova.compute import power_state, task_states
 from nova.virt.libvirt import utils as libvirt_utils
@@ -74,16 +75,29 @@ class Recover(LibvirtDriver, TrustedDriver):
         return instances
 
     def _mh_take_back(self, context: Any, instance: Any) -> None:
-        """A cold move had begun to copy when nova-compute ended: nova goes
-        back to what is here, and nobody else knows of the files there."""
+        """A cold move had begun to leave when nova-compute ended.  nova goes
+        back to what is here; nobody else knows of the files there, nor gives
+        back what the move holds of both hosts in placement."""
         if instance.task_state != task_states.RESIZE_MIGRATING:
             return
         migration = recover.migration_of(context, instance)
+        if migration.source_compute != CONF.host:
+            return
+        self._mh_remove_copy(migration, instance)
+        client = self.virtapi.reportclient
+        try:
+            if client.get_allocations_for_consumer(context, migration.uuid):
+                client.move_allocations(context, migration.uuid, instance.uuid)
+        except keystone.ClientException as exc:
+            LOG.warning("Placement: %s", exc, instance=instance)
+        migration.status = "error"
+        migration.save()
+
+    def _mh_remove_copy(self, migration: Any, instance: Any) -> None:
         there = migration.dest_host
-        if (
-            migration.source_compute != CONF.host
-            or migration.dest_compute == CONF.host
-            or there in (None, self.get_host_ip_addr())
+        if migration.dest_compute == CONF.host or there in (
+            None,
+            self.get_host_ip_addr(),
         ):
             return
         path = libvirt_utils.get_instance_path(instance)

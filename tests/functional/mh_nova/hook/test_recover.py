@@ -18,6 +18,7 @@ from typing import Any
 
 import nova.conf
 import pytest
+from keystoneauth1 import exceptions as keystone
 from nova import exception, objects
 from nova.compute import power_state, task_states, vm_states
 from nova.virt.libvirt.driver import LibvirtDriver
@@ -361,6 +362,8 @@ class There:
     ("case", "goes"),
     [
         ("copying", True),
+        ("no placement", True),
+        ("nothing held", True),
         # its only disk
         ("shared", False),
         ("not told", False),
@@ -387,6 +390,22 @@ def test_what_was_copied_in_part(
     there = There(case == "shared", errors.get(case))
     monkeypatch.setattr(driver, "_remotefs", there)
     monkeypatch.setattr(driver, "get_host_ip_addr", lambda: "192.0.2.2")
+    freed: list[tuple[str, str]] = []
+
+    def move(_context: Any, source: str, target: str) -> bool:
+        freed.append((source, target))
+        if case == "no placement":
+            raise keystone.ConnectFailure()
+        return True
+
+    driver.virtapi = SimpleNamespace(
+        reportclient=SimpleNamespace(
+            move_allocations=move,
+            get_allocations_for_consumer=lambda *_: (
+                {} if case == "nothing held" else {"p": {}}
+            ),
+        )
+    )
     monkeypatch.setattr(
         LibvirtDriver,
         "process_instances_at_startup",
@@ -419,6 +438,14 @@ def test_what_was_copied_in_part(
         nova.conf.CONF.clear_override("instances_path")
     path = str(folder / instance.uuid)
     assert there.removed == ([("192.0.2.3", path)] if goes else [])
+    found = objects.Migration.get_by_id(CONTEXT, migration.id)
+    if case in ("arriving here", "copied", "no move"):
+        assert (freed, found.status) == ([], "migrating")
+    else:
+        # what the move held of its hosts is the server's again
+        held = [(migration.uuid, instance.uuid)]
+        assert freed == ([] if case == "nothing held" else held)
+        assert found.status == "error"
     assert list(folder.iterdir()) == []
 
 
@@ -502,7 +529,9 @@ def test_at_the_start(
     )
     both = [
         SimpleNamespace(
-            uuid=INSTANCE, system_metadata={"image_mh_version": "1"}
+            uuid=INSTANCE,
+            system_metadata={"image_mh_version": "1"},
+            task_state=None,
         ),
         SimpleNamespace(uuid=OTHER, system_metadata={}),
     ]
