@@ -18,9 +18,8 @@ import uuid
 from typing import Any
 
 import nova.conf
-from keystoneauth1 import exceptions as keystone
 from nova import exception
-from nova.compute import power_state, task_states
+from nova.compute import power_state, task_states, vm_states
 from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_concurrency import processutils
@@ -30,7 +29,7 @@ from oslo_messaging import (  # type: ignore[import-untyped]
 )
 
 from mh_core.errors import Denied
-from mh_nova.hook import properties, recover
+from mh_nova.hook import placement, properties, recover
 from mh_nova.hook.base import TrustedDriver
 
 CONF = nova.conf.CONF
@@ -58,12 +57,14 @@ class Recover(LibvirtDriver, TrustedDriver):
             if not properties.claimed(instance.system_metadata):
                 continue
             try:
+                task = instance.task_state
                 self._mh_take_back(context, instance)
                 recover.broken_off(
                     context,
                     instance,
                     functools.partial(recover.runs, self, instance),
                 )
+                self._mh_stays_here(context, instance, task)
                 if recover.about_to_leave(context, instance):
                     LOG.info("It is about to leave", instance=instance)
                     leaving.add(instance.uuid)
@@ -84,14 +85,26 @@ class Recover(LibvirtDriver, TrustedDriver):
         if migration.source_compute != CONF.host:
             return
         self._mh_remove_copy(migration, instance)
-        client = self.virtapi.reportclient
-        try:
-            if client.get_allocations_for_consumer(context, migration.uuid):
-                client.move_allocations(context, migration.uuid, instance.uuid)
-        except keystone.ClientException as exc:
-            LOG.warning("Placement: %s", exc, instance=instance)
         migration.status = "error"
         migration.save()
+        placement.give_back(
+            self.virtapi.reportclient, context, instance, migration
+        )
+
+    def _mh_stays_here(self, context: Any, instance: Any, task: Any) -> None:
+        """Of a move whose end was said to have been broken off.
+
+        :param task: what it was in.
+        """
+        if instance.vm_state != vm_states.ERROR or instance.task_state:
+            return
+        free = {
+            task_states.RESIZE_FINISH: placement.let_go,
+            task_states.RESIZE_REVERTING: placement.give_back,
+        }.get(task)
+        if free is not None:
+            migration = recover.migration_of(context, instance)
+            free(self.virtapi.reportclient, context, instance, migration)
 
     def _mh_remove_copy(self, migration: Any, instance: Any) -> None:
         there = migration.dest_host

@@ -449,6 +449,61 @@ def test_what_was_copied_in_part(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize(
+    ("task", "over", "called"),
+    [
+        (task_states.RESIZE_FINISH, False, ["delete"]),
+        (task_states.RESIZE_REVERTING, False, ["move"]),
+        # another host goes on with it
+        (task_states.RESIZE_REVERTING, True, []),
+        (task_states.RESIZE_MIGRATED, False, []),
+        (task_states.SPAWNING, False, []),
+    ],
+)
+@pytest.mark.parametrize("away", [False, True])
+def test_what_a_move_held(
+    driver: Any,
+    instance: objects.Instance,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    over: bool,
+    called: list[str],
+    away: bool,
+) -> None:
+    """Nothing of the host where it is not; placement may be away."""
+    seen: list[str] = []
+
+    def note(name: str, uuid: str) -> None:
+        assert uuid == migration.uuid
+        seen.append(name)
+        if away:
+            raise keystone.ConnectFailure()
+
+    driver.virtapi = SimpleNamespace(
+        reportclient=SimpleNamespace(
+            get_allocations_for_consumer=lambda *_: {"p": {}},
+            move_allocations=lambda _, uuid, to: note("move", uuid),
+            delete_allocation_for_instance=lambda _, uuid, consumer_type: note(
+                "delete", uuid
+            ),
+        )
+    )
+    monkeypatch.setattr(
+        LibvirtDriver,
+        "process_instances_at_startup",
+        lambda self, context, instances: instances,
+    )
+    begun(instance, host="node1", over=over)
+    instance.vm_state = vm_states.RESIZED
+    instance.system_metadata = {"image_mh_version": "1"}
+    migration = moved(instance, task, "reverting")
+    migration.source_compute, migration.dest_compute = "node1", "node2"
+    migration.save()
+    driver.process_instances_at_startup(CONTEXT, [instance])
+    assert seen == called
+
+
 class Messages:
     """What nova would send to hosts."""
 
