@@ -58,7 +58,7 @@ class Recover(LibvirtDriver, TrustedDriver):
                 continue
             try:
                 task = instance.task_state
-                self._mh_take_back(context, instance)
+                self._mh_back_from_move(context, instance)
                 recover.broken_off(
                     context,
                     instance,
@@ -75,7 +75,7 @@ class Recover(LibvirtDriver, TrustedDriver):
             return [one for one in instances if one.uuid not in leaving]
         return instances
 
-    def _mh_take_back(self, context: Any, instance: Any) -> None:
+    def _mh_back_from_move(self, context: Any, instance: Any) -> None:
         """A cold move had begun to leave when nova-compute ended.  nova goes
         back to what is here; nobody else knows of the files there, nor gives
         back what the move holds of both hosts in placement."""

@@ -32,6 +32,7 @@ from oslo_messaging import MessagingTimeout
 
 from mh_core.encoding import unb64u
 from mh_nova.hook import faults
+from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
@@ -759,3 +760,21 @@ def test_a_plain_image_is_fetched_by_nova(
     base = where / "_base" / imagecache.get_cache_fname(IMAGE)
     assert base.exists()
     assert (where / INSTANCE / "disk").exists()
+
+
+def test_no_part_of_it_takes_anothers_method(driver: Any) -> None:
+    """Its parts are mixed into one class: of two helpers of one name, one
+    would be called for the other."""
+    where: dict[str, list[str]] = {}
+    for part in type(driver).__mro__:
+        if part.__module__.startswith("mh_nova."):
+            for name in vars(part):
+                where.setdefault(name, []).append(part.__name__)
+    abstract = vars(TrustedDriver)
+    assert {
+        name: parts
+        for name, parts in where.items()
+        if name.startswith("_mh_")
+        and len(parts) > 1
+        and not getattr(abstract.get(name), "__isabstractmethod__", False)
+    } == {}
