@@ -14,6 +14,7 @@
 
 import functools
 import os
+import shutil
 import uuid
 from typing import Any
 
@@ -102,9 +103,26 @@ class Recover(LibvirtDriver, TrustedDriver):
             task_states.RESIZE_FINISH: placement.let_go,
             task_states.RESIZE_REVERTING: placement.give_back,
         }.get(task)
-        if free is not None:
-            migration = recover.migration_of(context, instance)
-            free(self.virtapi.reportclient, context, instance, migration)
+        if free is None:
+            return
+        migration = recover.migration_of(context, instance)
+        if task == task_states.RESIZE_REVERTING:
+            self._mh_put_back(migration, instance)
+        free(self.virtapi.reportclient, context, instance, migration)
+
+    def _mh_put_back(self, migration: Any, instance: Any) -> None:
+        """What nova had set aside when the instance left, as a revert does
+        that comes to it."""
+        path = libvirt_utils.get_instance_path(instance)
+        aside = f"{path}_resize"
+        if migration.source_compute != CONF.host or not os.path.exists(aside):
+            return
+        try:
+            if os.path.exists(path):
+                shutil.rmtree(path)
+            os.rename(aside, path)
+        except OSError as exc:
+            LOG.error("Its disk is in %s: %s", aside, exc, instance=instance)
 
     def _mh_remove_copy(self, migration: Any, instance: Any) -> None:
         there = migration.dest_host

@@ -466,6 +466,7 @@ def test_what_a_move_held(
     driver: Any,
     instance: objects.Instance,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     task: str,
     over: bool,
     called: list[str],
@@ -500,8 +501,23 @@ def test_what_a_move_held(
     migration = moved(instance, task, "reverting")
     migration.source_compute, migration.dest_compute = "node1", "node2"
     migration.save()
-    driver.process_instances_at_startup(CONTEXT, [instance])
+    folder = tmp_path / "of-nova"
+    aside, home = (folder / f"{INSTANCE}{end}" for end in ("_resize", ""))
+    for path in (aside, home):
+        path.mkdir(parents=True)
+        (path / "disk").write_text(path.name)
+    nova.conf.CONF.set_override("instances_path", str(folder))
+    try:
+        driver.process_instances_at_startup(CONTEXT, [instance])
+    finally:
+        nova.conf.CONF.clear_override("instances_path")
     assert seen == called
+    # what nova set aside is its disk again, for the hard reboot to come
+    came_home = called == ["move"]
+    assert aside.exists() is not came_home
+    assert (home / "disk").read_text() == (
+        aside.name if came_home else home.name
+    )
 
 
 class Messages:
