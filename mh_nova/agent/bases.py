@@ -30,6 +30,7 @@ import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,24 +50,33 @@ from mh_nova.agent.store import BaseRecord, Store
 
 LOG = logging.getLogger(__name__)
 EVENT = "agent.measure.writer"
+_FORKED = 1.0  # seconds
 
 
 def lease(fd: int) -> None:
     """Be told of whoever opens the file for writing.
 
+    A program that nova-compute runs has the descriptor of a download, too,
+    from its fork to its exec: a moment is waited for it.
+
     :raises Denied: ``agent.measure.writer``: open for writing now."""
-    try:
-        # SIGIO, the default, would end the process
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError as exc:
-        if exc.errno == errno.EAGAIN:
-            raise Denied(
-                EVENT, "somebody has the image open for writing"
-            ) from exc
-        raise Denied(
-            EVENT, "the file system of instances_path has no leases"
-        ) from exc
+    end = time.monotonic() + _FORKED
+    while True:
+        try:
+            # SIGIO, the default, would end the process
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            return
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN:
+                raise Denied(
+                    EVENT, "the file system of instances_path has no leases"
+                ) from exc
+            if time.monotonic() > end:
+                raise Denied(
+                    EVENT, "somebody has the image open for writing"
+                ) from exc
+        time.sleep(0.01)
 
 
 def holds(fd: int) -> bool:

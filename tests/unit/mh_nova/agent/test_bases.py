@@ -371,3 +371,20 @@ def test_a_dead_launch_does_not_fail_the_next(
     monkeypatch.undo()
     host.adopt()
     assert host.digest() == SHA256
+
+
+def test_a_writer_that_is_about_to_go(tmp_path: Path) -> None:
+    """A fork of who wrote it, before its exec; another one is refused."""
+    path = tmp_path / "base"
+    path.write_bytes(DATA)
+    writer = os.open(path, os.O_WRONLY)
+    reader = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(Denied) as caught:
+            bases_module.lease(reader)
+        assert caught.value.event == "agent.measure.writer"
+        threading.Timer(0.2, os.close, [writer]).start()
+        bases_module.lease(reader)
+        assert bases_module.holds(reader)
+    finally:
+        os.close(reader)
