@@ -119,6 +119,7 @@ def decide_lease(
             if not nonces.spend(entry.connection, nonce, key_id, entry.now):
                 raise spent()
             lease = _lease(entry, request, host, asking)
+            trail.facts["lease"] = lease.id
             if result is not None:
                 facts = Facts(
                     policy,

@@ -137,6 +137,15 @@ def moves(
         world.admin.compute.migrate_server(server.id, host=to.node.name)
 
 
+def reverts(world: World, at: Mortal, server: typing.Any, step: str) -> None:
+    """With nova-compute dying at a step of that, and started again."""
+    with at.standing(step):
+        world.tenant.compute.revert_server_resize(server.id)
+    at.kill("nova-compute")
+    at.halt.go()
+    at.revive("nova-compute")
+
+
 def runs_on(at: Mortal, server: typing.Any, image: TrustedImage) -> None:
     found = at.settled(server)
     assert found.status == "ACTIVE", guest.fault(found)

@@ -37,6 +37,7 @@ from tests.e2e.deaths import (
     may_leave_a_key,
     moves,
     no_image,
+    reverts,
     runs_at,
     runs_on,
     why,
@@ -471,11 +472,7 @@ def test_nova_compute_dies_in_a_revert(
 ) -> None:
     """It is reverted all the same, by nova-compute's successor."""
     host, other, server = moved
-    with other.standing(step):
-        host.world.tenant.compute.revert_server_resize(server.id)
-    other.kill("nova-compute")
-    other.halt.go()
-    other.revive("nova-compute")
+    reverts(host.world, other, server, step)
     found = host.settled(server)
     assert found.status == "ACTIVE", guest.fault(found)
     runs_on(host, server, image)
@@ -491,11 +488,7 @@ def test_nova_compute_dies_when_it_comes_back(
 ) -> None:
     """It is at home, the server says why, and a hard reboot starts it."""
     host, other, server = moved
-    with host.standing(step):
-        host.world.tenant.compute.revert_server_resize(server.id)
-    host.kill("nova-compute")
-    host.halt.go()
-    host.revive("nova-compute")
+    reverts(host.world, host, server, step)
     found = host.settled(server)
     assert found.status == "ERROR"
     assert "hook.launch.broken-off" in guest.fault(found)

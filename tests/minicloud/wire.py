@@ -27,17 +27,15 @@ import sys
 _ETH_P_ALL = 3
 #: libvirt's control channel, and QEMU's ports for memory and blocks.
 PORTS = (16509, *range(49152, 49216))
-
-
 _SYN, _ACK = 0x02, 0x10
 
-#: The addresses and ports of two ends, the caller's first.
+#: Addresses and ports of a packet's two ends, its sender's first.
 Ends = tuple[bytes, int, bytes, int]
 
 
 def packet(frame: bytes) -> tuple[Ends, int, bytes] | None:
-    """Both ends of a TCP packet over IPv4, the sender's first; its flags and
-    its content.  None for others."""
+    """The ends of a TCP packet over IPv4, its flags and its content; None
+    for others."""
     if len(frame) < 54 or frame[12:14] != b"\x08\x00" or frame[23] != 6:
         return None
     start = 14 + (frame[14] & 0x0F) * 4

@@ -112,10 +112,14 @@ class Recover(LibvirtDriver, TrustedDriver):
 
     def _mh_put_back(self, migration: Any, instance: Any) -> None:
         """What nova had set aside when the instance left, as a revert does
-        that comes to it."""
+        that comes to it.  Not under a guest that still runs: of a resize on
+        one host, what runs is what was to be reverted."""
         path = libvirt_utils.get_instance_path(instance)
         aside = f"{path}_resize"
         if migration.source_compute != CONF.host or not os.path.exists(aside):
+            return
+        if recover.runs(self, instance):
+            LOG.warning("It runs; %s stays", aside, instance=instance)
             return
         try:
             if os.path.exists(path):

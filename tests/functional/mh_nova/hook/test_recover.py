@@ -461,6 +461,7 @@ def test_what_was_copied_in_part(
         (task_states.SPAWNING, False, []),
     ],
 )
+@pytest.mark.parametrize("runs", [False, True])
 @pytest.mark.parametrize("away", [False, True])
 def test_what_a_move_held(
     driver: Any,
@@ -471,6 +472,7 @@ def test_what_a_move_held(
     over: bool,
     called: list[str],
     away: bool,
+    runs: bool,
 ) -> None:
     """Nothing of the host where it is not; placement may be away."""
     seen: list[str] = []
@@ -501,6 +503,8 @@ def test_what_a_move_held(
     migration = moved(instance, task, "reverting")
     migration.source_compute, migration.dest_compute = "node1", "node2"
     migration.save()
+    guest = power_state.RUNNING if runs else power_state.SHUTDOWN
+    states(monkeypatch, guest)
     folder = tmp_path / "of-nova"
     aside, home = (folder / f"{INSTANCE}{end}" for end in ("_resize", ""))
     for path in (aside, home):
@@ -513,7 +517,7 @@ def test_what_a_move_held(
         nova.conf.CONF.clear_override("instances_path")
     assert seen == called
     # what nova set aside is its disk again, for the hard reboot to come
-    came_home = called == ["move"]
+    came_home = called == ["move"] and not runs
     assert aside.exists() is not came_home
     assert (home / "disk").read_text() == (
         aside.name if came_home else home.name
