@@ -68,14 +68,11 @@ def lease(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             return
         except OSError as exc:
-            if exc.errno != errno.EAGAIN:
-                raise Denied(
-                    EVENT, "the file system of instances_path has no leases"
-                ) from exc
-            if time.monotonic() > end:
-                raise Denied(
-                    EVENT, "somebody has the image open for writing"
-                ) from exc
+            why = "the file system of instances_path has no leases"
+            if exc.errno == errno.EAGAIN:
+                why = "somebody has the image open for writing"
+            if exc.errno != errno.EAGAIN or time.monotonic() > end:
+                raise Denied(EVENT, why) from exc
         time.sleep(0.01)
 
 
@@ -223,6 +220,7 @@ class Bases:
                 raise Denied(EVENT, "another file took the base's place")
             os.fchown(hashed.fd, os.geteuid(), os.getegid())
             os.fchmod(hashed.fd, 0o444)
+            as_hashed = (hashed.size, os.fstat(hashed.fd).st_ctime_ns)
             # an own description of the file: the lease lives as long as
             # the descriptor, the hash's own is closed with the launch
             fd = os.open(
@@ -230,8 +228,9 @@ class Bases:
             )
             try:
                 lease(fd)
-                if os.fstat(fd).st_size != hashed.size:
-                    raise Denied(EVENT, "the image grew after its hash")
+                now = os.fstat(fd)
+                if (now.st_size, now.st_ctime_ns) != as_hashed:
+                    raise Denied(EVENT, "written to after its hash")
                 ours = HashedFile(fd, hashed.size, hashed.sha256)
                 self._protection.begin(name, ours, self._distrust)
                 with self._root.directory(BASE_DIR) as directory:

@@ -388,3 +388,24 @@ def test_a_writer_that_is_about_to_go(tmp_path: Path) -> None:
         assert bases_module.holds(reader)
     finally:
         os.close(reader)
+
+
+def test_a_writer_that_wrote_while_it_was_waited_for(host: Host) -> None:
+    """What was hashed is no longer what is there, of the same size."""
+    host.bases.follow(IMAGE, "one")
+    host.part.write_bytes(DATA)
+    host.bases.downloaded(IMAGE)
+    writer = os.open(host.part, os.O_WRONLY)
+
+    def write() -> None:
+        os.pwrite(writer, b"other", 4096)
+        os.close(writer)
+
+    with host.bases.candidate(IMAGE, 10) as hashed:
+        timer = threading.Timer(0.2, write)
+        timer.start()
+        with pytest.raises(Denied) as caught:
+            host.bases.adopt(IMAGE, hashed)
+        timer.join()
+    assert caught.value.event == "agent.measure.writer"
+    assert not host.base.exists()
