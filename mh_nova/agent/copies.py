@@ -156,8 +156,6 @@ class Copying(Work):
             return {"done": False, "image": {}}
         if made is None:
             return {"done": True, "image": {}}
-        # from here on the caller may store it
-        job.owed = True
         return {
             "done": True,
             "image": {

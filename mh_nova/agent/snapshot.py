@@ -207,16 +207,29 @@ class Snapshotting(Copying):
             sha512,
         )
 
+    def storing(self, instance: str) -> None:
+        """The caller knows of the image, and stores it from here on: should
+        it not be heard of again, the key is owed to the key server.
+
+        :raises Conflict: ``agent.snapshot.not-ready``.
+        """
+        job, _made = self._ready(instance)
+        job.owed = True
+
+    def _ready(self, instance: str) -> tuple[Job, Snapshot]:
+        job = self._jobs.get(instance)
+        made = job.future.result() if job.future.done() else None
+        if made is None:
+            raise Conflict(EVENT + ".not-ready", "no snapshot is ready")
+        return job, made
+
     def register(self, instance: str) -> None:
         """The image is stored: bring its key to the tenant's key server.
 
         :raises Conflict: ``agent.snapshot.not-ready``.
         :raises MHError: of the key server, ``agent.kms.*``.
         """
-        job = self._jobs.get(instance)
-        made = job.future.result() if job.future.done() else None
-        if made is None:
-            raise Conflict(EVENT + ".not-ready", "no snapshot is ready")
+        job, made = self._ready(instance)
         if not holds(made.fd):
             raise Denied(
                 EVENT + ".writer", "the file was written to meanwhile"

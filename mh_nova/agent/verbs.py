@@ -290,6 +290,13 @@ def copy(context: Context, fields: Fields) -> dict[str, Any]:
     return context.launcher.copy(instance)
 
 
+def storing(context: Context, fields: Fields) -> dict[str, Any]:
+    instance = fields.uuid("instance")
+    fields.end()
+    context.launcher.storing(instance)
+    return {}
+
+
 def register(context: Context, fields: Fields) -> dict[str, Any]:
     instance = fields.uuid("instance")
     fields.end()
@@ -349,6 +356,7 @@ VERBS: dict[str, Callable[[Context, Fields], dict[str, Any]]] = {
     "snapshot": snapshot,
     "flatten": flatten,
     "copy": copy,
+    "storing": storing,
     "register": register,
     "end": end,
     "describe": describe,

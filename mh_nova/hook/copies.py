@@ -95,6 +95,10 @@ class CopyClient:
                 return made
             self._sleep(0.2)
 
+    def storing(self, instance: str) -> None:
+        """Before the image is stored: nothing of it is yet."""
+        self._ask("storing", instance)
+
     def register(self, instance: str) -> None:
         self._ask("register", instance)
 

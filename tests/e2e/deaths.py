@@ -121,12 +121,8 @@ def may_leave_a_key(victim: str, step: str) -> bool:
     if victim == "agent":
         return brought
     if victim == "nova-compute":
-        at = steps.COMPUTE_SNAPSHOT.index("snapshot: store")
-        return (
-            # its question was open, and the agent answered nobody
-            step.startswith(("copy: ", "register: ", "end: "))
-            or step in steps.COMPUTE_SNAPSHOT[at:]
-        )
+        # it had said that it was about to store the image
+        return step == "snapshot: storing answered"
     return False
 
 

@@ -61,8 +61,9 @@ class Snapshot(LibvirtDriver, TrustedDriver):
         1. ours or not; disagreement refuses;
         2. the agent has the key server release the keys for this, copies
            the disk into an encrypted file, and measures it;
-        3. the file is stored as the image, with properties that are the
-           agent's, whatever the source's were (``hook.snapshot.service``);
+        3. the agent is told that, and the file is stored as the image, with
+           properties that are the agent's, whatever the source's were
+           (``hook.snapshot.service``);
         4. the agent brings the new key to the key server;
         5. whatever happened, the agent's file goes.
         """
@@ -130,6 +131,7 @@ class Snapshot(LibvirtDriver, TrustedDriver):
                 "hook.snapshot.file", "the agent's file cannot be read"
             ) from exc
         with file, compute_utils.disk_ops_semaphore:
+            self._mh_copies.storing(instance.uuid)
             self._image_api.update(
                 context, image_id, metadata, file, purge_props=True
             )

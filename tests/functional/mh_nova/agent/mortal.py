@@ -298,6 +298,7 @@ class Mortal:
     def snapshot(self) -> None:
         self.ask("snapshot", instance=self.instance, image=str(uuid.uuid4()))
         self._copied()
+        self.ask("storing", instance=self.instance)
         self.ask("register", instance=self.instance)
         self.ask("end", instance=self.instance)
 

@@ -288,6 +288,7 @@ def test_nova_compute_dies_before_the_key_is_registered(
     """It may have stored the image: its successor has the key brought."""
     stopped(world)
     path, made = snapshot(world)
+    world.launcher.storing(world.instance)
     world.launcher.sweep()
     assert registry.claims.key_id == made["key_id"]
     assert registry.claims.manifest_digest == manifests.digest(
@@ -305,6 +306,7 @@ def test_nova_compute_dies_and_the_key_was_registered(
 ) -> None:
     stopped(world)
     snapshot(world)
+    world.launcher.storing(world.instance)
     world.launcher.register(world.instance)
     world.launcher.sweep()
     assert len(registry.sent) == 1
@@ -326,12 +328,37 @@ def test_nova_compute_dies_before_it_knew_of_the_image(
     assert left(world) == []
 
 
+def test_nova_compute_dies_before_it_began_to_store_it(
+    world: World, registry: Registry
+) -> None:
+    """Its question was answered, and nobody knows whether it heard."""
+    stopped(world)
+    snapshot(world)
+    world.launcher.sweep()
+    assert registry.sent == []
+    assert left(world) == []
+
+
+def test_stored_before_it_is_ready(world: World, registry: Registry) -> None:
+    stopped(world)
+    world.launcher.flatten(world.instance)
+    wait(world)
+    assert refused(world.launcher.storing, world.instance) == (
+        "agent.snapshot.not-ready"
+    )
+    world.launcher.end_copy(world.instance)
+    assert refused(world.launcher.storing, world.instance) == (
+        "agent.copy.unknown"
+    )
+
+
 def test_nova_compute_dies_and_the_key_server_is_away(
     world: World, registry: Registry
 ) -> None:
     """Said in the log; the new nova-compute begins all the same."""
     stopped(world)
     snapshot(world)
+    world.launcher.storing(world.instance)
     registry.fail = 2
     world.launcher.sweep()
     assert len(registry.sent) == 2

@@ -227,6 +227,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "snapshot": {"instance": I, "image": I},
     "flatten": {"instance": I},
     "copy": {"instance": I},
+    "storing": {"instance": I},
     "register": {"instance": I},
     "end": {"instance": I},
     "sweep": {},
