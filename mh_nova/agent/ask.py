@@ -56,6 +56,7 @@ class Asking(Making, Starting):
                 raise Conflict(
                     "agent.start.not-made", "the instance's disks are not made"
                 )
+            self._not_awaited(instance)
             url = self._keys.check_url(record)
             request = key_request(record, url, START, "")
             before = self._ahead.get(instance)

@@ -20,6 +20,7 @@ from typing import Any
 
 from mh_core.config_drive import swap_header
 from mh_core.errors import Conflict, Denied, InputError, MHError, NotFound
+from mh_nova.agent.admit import ROOT
 from mh_nova.agent.attempt import Attempt, Opened, Stage, Wrapped
 from mh_nova.agent.facts import (
     base_path,
@@ -58,7 +59,11 @@ class Making(Work):
             self._p.guard.require()
             self._here(record)
             url = self._keys.check_url(record)
-            known = self._known(instance)
+            before = self._before(instance)
+            known = {
+                (disk.name, disk.luks_uuid): disk.sha256
+                for disk in (before.disks if before is not None else ())
+            }
             there = [self._uuid_of(record, disk) for disk in record.disks]
             # an instance whose disks exist can still be started where
             # this attempt, say to fetch its base again, fails
@@ -78,8 +83,11 @@ class Making(Work):
                     for disk, found in zip(record.disks, there, strict=True)
                 ),
                 made=made,
-                # a disk that came by a cold migration is there already
-                incoming=purpose == INCOMING and not made,
+            )
+            # a disk that came by a cold migration is there already
+            incoming = purpose == INCOMING and not made
+            record = replace(
+                record, incoming=incoming or _awaited(before, record)
             )
             record, key = self._asked(record, url, purpose, ticket, any(there))
             self._p.store.save_instance(record)
@@ -135,15 +143,13 @@ class Making(Work):
             return record, None
         return same, ahead.key
 
-    def _known(self, instance: str) -> dict[tuple[str, str], str]:
-        """Digests of disks that are only read, by name and LUKS uuid."""
+    def _before(self, instance: str) -> InstanceRecord | None:
+        """What is on record: the digests of disks that are only read, and
+        whether a guest is still to come."""
         try:
-            record = self._p.store.instance(instance)
+            return self._p.store.instance(instance)
         except (NotFound, InputError):
-            return {}
-        return {
-            (disk.name, disk.luks_uuid): disk.sha256 for disk in record.disks
-        }
+            return None
 
     def _uuid_of(self, record: InstanceRecord, disk: DiskRecord) -> str:
         """LUKS uuid of a disk that is there; empty where it is to come."""
@@ -187,9 +193,9 @@ class Making(Work):
         record = attempt.record
         if any(disk.base for disk in record.disks):
             opened, measured = self._make_base(attempt)
-        elif record.made:
+        elif record.made or record.incoming:
             # disks of an instance that was unshelved: they came from
-            # another host, and nothing is made here
+            # another host, or their content will, with the guest itself
             opened = self._keys.open(attempt)
             measured = without_base(
                 opened.payload, record.manifest, opened.request
@@ -325,3 +331,17 @@ class Making(Work):
                 continue
             out.append(disk_answer(record, disk))
         return out
+
+
+def awaits(record: InstanceRecord) -> bool:
+    """Its blank root disk is for a guest that runs elsewhere: until that is
+    here, nothing else starts with it."""
+    return record.incoming and not any(disk.base for disk in record.disks)
+
+
+def _awaited(before: InstanceRecord | None, record: InstanceRecord) -> bool:
+    """It is that very disk that is now prepared for something."""
+    if before is None or not awaits(before):
+        return False
+    blank = {disk.luks_uuid for disk in before.disks if disk.name == ROOT}
+    return any(disk.luks_uuid in blank for disk in record.disks)

@@ -259,4 +259,4 @@ class Migrating(Starting):
                     "no live migration of this instance is expected here",
                 )
             # 2
-            return self.start(instance, xml, INCOMING)
+            return self._decide(instance, xml, INCOMING)

@@ -213,10 +213,10 @@ class Snapshotting(Copying):
 
         :raises Conflict: ``agent.snapshot.not-ready``.
         """
-        job, _made = self._ready(instance)
+        job, _made = self._finished(instance)
         job.owed = True
 
-    def _ready(self, instance: str) -> tuple[Job, Snapshot]:
+    def _finished(self, instance: str) -> tuple[Job, Snapshot]:
         job = self._jobs.get(instance)
         made = job.future.result() if job.future.done() else None
         if made is None:
@@ -229,7 +229,7 @@ class Snapshotting(Copying):
         :raises Conflict: ``agent.snapshot.not-ready``.
         :raises MHError: of the key server, ``agent.kms.*``.
         """
-        job, made = self._ready(instance)
+        job, made = self._finished(instance)
         if not holds(made.fd):
             raise Denied(
                 EVENT + ".writer", "the file was written to meanwhile"

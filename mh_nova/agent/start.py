@@ -27,6 +27,7 @@ from mh_nova.agent.facts import (
     vm_claims,
 )
 from mh_nova.agent.keys import key_request
+from mh_nova.agent.make import awaits
 from mh_nova.agent.measure import Measured, without_base
 from mh_nova.agent.paths import CONSOLE_LOG
 from mh_nova.agent.reason import named
@@ -46,7 +47,23 @@ class Starting(Attaching):
 
         :param xml: the final domain XML.
         :returns: event id and a sentence for the log.
+        :raises Conflict: ``agent.start.awaited``.
         """
+        with self._attempts.own(instance):
+            self._not_awaited(instance)
+            return self._decide(instance, xml, purpose)
+
+    def _not_awaited(self, instance: str) -> None:
+        """:raises Conflict: ``agent.start.awaited``."""
+        if awaits(self._p.store.instance(instance)):
+            raise Conflict(
+                "agent.start.awaited",
+                "the disk is blank: its guest is to come from another host",
+            )
+
+    def _decide(
+        self, instance: str, xml: str, purpose: str
+    ) -> tuple[str, str]:
         with self._attempts.own(instance):
             attempt = self._attempt_to_start(instance, purpose)
             try:

@@ -10,12 +10,23 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What an agent tells of an instance: public facts, never a key."""
+"""What an agent tells of an instance: public facts, never a key.
 
+They go to another host with nova's own list of the instance's disks, in the
+entry of the root disk.
+"""
+
+import os
 from dataclasses import dataclass
 from typing import Any
 
+from oslo_serialization import jsonutils
+
 from mh_core.fields import Fields
+from mh_nova.hook.disks import ROOT
+
+_CARRIED = "mh"
+_EVENT = "hook.migrate.description"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Description:
             ),
             compat=fields.boolean("compat"),
             disks=tuple((name, size) for name, size, _ in disks),
-            based=any(name == "disk" and base for name, _, base in disks),
+            based=any(name == ROOT and base for name, _, base in disks),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +84,7 @@ class Description:
                 {
                     "name": name,
                     "size": size,
-                    "base": self.based and name == "disk",
+                    "base": self.based and name == ROOT,
                 }
                 for name, size in self.disks
             ],
@@ -92,3 +103,32 @@ class Known:
     image: str
     key_id: str
     key_url: str
+
+
+def carry(disk_info: str, described: Description) -> str:
+    """nova's list of disks with the description in its root disk."""
+    disks = jsonutils.loads(disk_info)
+    for disk in disks:
+        if os.path.basename(disk["path"]) == ROOT:
+            disk[_CARRIED] = described.to_dict()
+    return str(jsonutils.dumps(disks))
+
+
+def uncarry(disk_info: str) -> tuple[str, Any]:
+    """nova's own list again, and what :func:`carried` takes; None: there
+    was none."""
+    disks = jsonutils.loads(disk_info)
+    found = [disk.pop(_CARRIED) for disk in disks if _CARRIED in disk]
+    if not found:
+        return disk_info, None
+    return str(jsonutils.dumps(disks)), found[0]
+
+
+def carried(found: Any) -> Description | None:
+    """:raises InputError: ``hook.migrate.description``."""
+    if found is None:
+        return None
+    fields = Fields(found, _EVENT)
+    described = Description.parse(fields)
+    fields.end()
+    return described

@@ -84,18 +84,23 @@ def there(instance: Any) -> Disks:
     )
 
 
-def moving(disk_info: str | None) -> Disks:
+def moving(disk_info: str | None) -> tuple[Disks, bool]:
     """For a guest that comes in: as nova's source lists them.
 
+    :returns: the disks beside the root disk; whether that stands alone,
+        without a base.
     :raises Denied: ``hook.migration.disk-info``.
     """
+    more, alone = [], False
     try:
-        return tuple(
-            (os.path.basename(disk["path"]), int(disk["virt_disk_size"]))
-            for disk in jsonutils.loads(disk_info or "[]")
-            if os.path.basename(disk["path"]) != ROOT
-        )
-    except (ValueError, TypeError, KeyError) as exc:
+        for disk in jsonutils.loads(disk_info or "[]"):
+            name = os.path.basename(disk["path"])
+            if name != ROOT:
+                more.append((name, int(disk["virt_disk_size"])))
+            else:
+                alone = not disk.get("backing_file")
+        return tuple(more), alone
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise Denied(
             "hook.migration.disk-info", "the source's list of disks is not one"
         ) from exc

@@ -38,6 +38,7 @@ from mh_nova.hook.agent_client import (
 )
 from mh_nova.hook.arrive import PART as PART
 from mh_nova.hook.arrive import Arrivals, user_data_digest
+from mh_nova.hook.description import Description
 from mh_nova.hook.early import Early, Gate
 
 CONF = nova.conf.CONF
@@ -71,8 +72,9 @@ class Launcher(Arrivals):
     def __init__(self, client: AgentClient) -> None:
         super().__init__(client)
         self._early = Early()
-        # guests that come in with a drive to copy: their other disks
-        self._awaited: dict[str, disks.Disks] = {}
+        # guests that come in, of which the agent is told once their
+        # directory is there: their other disks, and what the source told
+        self._awaited: dict[str, tuple[disks.Disks, Description | None]] = {}
 
     def early(
         self, context: Any, instance: Any, require: Callable[[], None]
@@ -201,7 +203,11 @@ class Launcher(Arrivals):
 
     @contextlib.contextmanager
     def coming_in(
-        self, context: Any, instance: Any, more: disks.Disks
+        self,
+        context: Any,
+        instance: Any,
+        more: disks.Disks,
+        described: Description | None,
     ) -> Iterator[None]:
         """Around ``pre_live_migration``: new disks for a guest that runs.
 
@@ -209,11 +215,13 @@ class Launcher(Arrivals):
         has made the directory that it is copied to.
 
         :param more: disks beside the root disk.
+        :param described: of a root disk without a base, whose key the image
+            service does not know.
         """
-        if disks.CONFIG not in dict(more):
+        if described is None and disks.CONFIG not in dict(more):
             self.prepare(context, instance, COMING_IN, more=more)
         else:
-            self._awaited[instance.uuid] = more
+            self._awaited[instance.uuid] = more, described
         try:
             with self._purposely(
                 instance.uuid, COMING_IN, instance.host or ""
@@ -223,26 +231,33 @@ class Launcher(Arrivals):
             self._awaited.pop(instance.uuid, None)
 
     def came_in(self, context: Any, instance: Any, directory: str) -> None:
-        """Copy the config drive of a guest that comes in, if it has one.
+        """Copy the config drive of a guest that comes in, if it has one;
+        have its disks made, if no base is to be fetched for them.
 
-        nova 34 does not; and QEMU moves no disk that is only read.  The
-        agent is told afterwards: the key that it asks for hangs on the
+        nova 34 copies no drive; and QEMU moves no disk that is only read.
+        The agent is told afterwards: the key that it asks for hangs on the
         drive's header.
 
         :param directory: the instance's, the same on both hosts.
         :raises Denied: ``hook.migration.config-drive``.
-        :raises MHError: as :meth:`prepare`.
+        :raises MHError: as :meth:`prepare`; the agent's.
         """
-        more = self._awaited.pop(instance.uuid, None)
-        if more is None:
+        if instance.uuid not in self._awaited:
             return
+        more, described = self._awaited.pop(instance.uuid)
         path = os.path.join(directory, disks.CONFIG)
-        if not self._copied(instance, path, path):
+        if disks.CONFIG in dict(more) and not self._copied(
+            instance, path, path
+        ):
             raise Denied(
                 "hook.migration.config-drive",
                 "the config drive could not be copied from the source",
             )
-        self.prepare(context, instance, COMING_IN, more=more)
+        if described is None:
+            self.prepare(context, instance, COMING_IN, more=more)
+        else:
+            self._prepare_described(instance, COMING_IN, described)
+            self._client.make(instance.uuid, downloaded=False)
 
     def make(self, context: Any, instance: Any, trusted_certs: Any) -> None:
         """Download the base unless it is there, and have the disks made.

@@ -18,7 +18,6 @@ import collections.abc
 import contextlib
 import typing
 
-from tests.fixture import steps
 from tests.minicloud import guest
 from tests.minicloud.mortal import Mortal, launch
 from tests.minicloud.world import TrustedImage, World

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mh_attest import authority, migration_ca
+from mh_core.image import qcow2
 from mh_nova.agent.migration_tls import jwk_of
 from tests.e2e.moving import (
     ask,
@@ -184,6 +185,53 @@ def test_moves_with_swap_and_ephemeral(
     clean(world, server, world.node1)
     world.delete(server)
     world.admin.compute.delete_flavor(flavor)
+
+
+def test_an_unshelved_one_moves(world: World, second_host: Node) -> None:
+    """Its disk has no base, and its key is that of a snapshot which is no
+    more: there and back, with what it wrote."""
+    image = create_image(
+        world,
+        "shelved",
+        "--allow-snapshots",
+        purposes=("snapshot", "flatten"),
+    )
+    server = world.boots("shelved", image, conn=world.operator, host="node1")
+    before = count(world, server)
+    world.only(world.node1)
+    world.tenant.compute.shelve_server(server.id)
+    guest.wait_status(world.admin, server, "SHELVED_OFFLOADED")
+    world.tenant.compute.unshelve_server(server.id)
+    guest.wait_status(world.admin, server, "ACTIVE")
+    world.only(world.node1, world.node2, world.node3)
+    settle(world, server)
+    uuids = {disk_uuid(world.node1, server)}
+    for source, to in (
+        (world.node1, world.node3),
+        (world.node3, world.node1),
+    ):
+        now = count(world, server)
+        assert now > before
+        before = now
+        with on_the_wire(world) as seen:
+            move(world, server, to.name)
+        assert len(seen[0]) > 1 << 20
+        for secret in (image.token.encode(), image.marker, b"n=00"):
+            assert secret not in seen[0]
+        uuids.add(disk_uuid(to, server))
+        clean(world, server, source)
+        assert to.virsh("secret-list").stdout.strip() == ""
+        disk = to.folder / "instances" / server.id / "disk"
+        with disk.open("rb") as file:
+            header, _luks = qcow2.inspect(file.fileno())
+        qcow2.check(header, backing=None)
+    assert len(uuids) == 3
+    # all of it came along: it boots from it
+    world.tenant.compute.reboot_server(server.id, "HARD")
+    settle(world, server)
+    assert count(world, server) > before
+    world.delete(server)
+    world.tenant.image.delete_image(image.id)
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "get_available_resource",
         "get_console_output",
         "get_info",
+        "get_instance_disk_info",
         "get_serial_console",
         "get_spice_console",
         "get_vnc_console",

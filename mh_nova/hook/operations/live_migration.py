@@ -28,9 +28,10 @@ from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import disks, faults, launch
+from mh_nova.hook import disks, faults
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.departure import ACTION, Departure
+from mh_nova.hook.description import carried, carry, uncarry
 from mh_nova.hook.pinned import PinnedDomain, require_tls, shared
 
 CONF = nova.conf.CONF
@@ -122,18 +123,29 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
         return True
 
     def _mh_movable(self, instance: Any) -> None:
-        """What the destination would have is what the guest has: blank
-        disks, and a copy of its config drive, beside a disk over its image.
-
-        :raises MigrationPreCheckError: ``hook.refused.migration-disks``.
-        """
+        """:raises MigrationPreCheckError: ``hook.refused.migration-disks``."""
         try:
             found = self._mh_client.describe(instance.uuid)
-            names = [name for name, _size in found.disks]
-            if launch.ROOT not in names or not found.based:
-                raise Denied(DISKS, "only a disk over its image can move")
+            if disks.ROOT not in dict(found.disks):
+                raise Denied(DISKS, "only a guest with a disk can move")
         except MHError as error:
             raise faults.precheck(error) from error
+
+    def get_instance_disk_info(
+        self, instance: Any, block_device_info: Any = None
+    ) -> str:
+        """What nova sends to the destination: with it goes whose key the
+        disk of an unshelved instance has."""
+        found = str(
+            super().get_instance_disk_info(instance, block_device_info)
+        )
+        if not self._mh_protected(instance):
+            return found
+        try:
+            described = self._mh_client.describe(instance.uuid)
+        except MHError as error:
+            raise faults.precheck(error) from error
+        return found if described.based else carry(found, described)
 
     # The destination
 
@@ -178,8 +190,13 @@ class LiveMigration(LibvirtDriver, TrustedDriver):
             ):
                 raise shared()
             self._mh_check_shape(instance, block_device_info)
-            more = disks.moving(disk_info)
-            with self._mh_launcher.coming_in(context, instance, more):
+            more, alone = disks.moving(disk_info)
+            disk_info, told = uncarry(disk_info or "[]")
+            if alone != (told is not None):
+                raise Denied(DISKS, "it cannot be told whether it has a base")
+            with self._mh_launcher.coming_in(
+                context, instance, more, carried(told)
+            ):
                 result = prepare()
             done = True
         except MHError as error:

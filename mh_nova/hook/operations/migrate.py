@@ -27,21 +27,18 @@ from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_concurrency import processutils
 from oslo_log import log as logging
-from oslo_serialization import jsonutils
 
 from mh_core.errors import Denied, MHError
-from mh_core.fields import Fields
 from mh_nova.hook import faults, firmware, launch
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
-from mh_nova.hook.description import Description
+from mh_nova.hook.description import Description, carried, carry, uncarry
 from mh_nova.hook.guard import TRAIT
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 EVENT = "hook.migrate"
 #: Member of nova's disk_info, which the source hands to the destination.
-CARRIED = "mh"
 
 
 class Migrate(LibvirtDriver, TrustedDriver):
@@ -113,7 +110,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
                 raise
             self._mh_stays(context, instance, network_info, block_device_info)
             raise faults.rollback(_not_copied(error)) from error
-        return disks if described is None else _carry(disks, described)
+        return disks if described is None else carry(disks, described)
 
     def _mh_stays(
         self,
@@ -254,7 +251,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
         3. it becomes as large as the flavor says;
         4. it starts, through the gate.
         """
-        disk_info, carried = _uncarry(disk_info)
+        disk_info, told = uncarry(disk_info)
 
         def finish() -> None:
             super(Migrate, self).finish_migration(
@@ -285,7 +282,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
                 context,
                 instance,
                 "resize" if here else "migrate-in",
-                None if carried is None else _described(carried),
+                carried(told),
                 source,
             ):
                 finish()
@@ -318,29 +315,3 @@ def _not_copied(error: Exception) -> Denied:
     return Denied(
         EVENT + ".copy", f"the disk could not be copied: {last[-120:]}"
     )
-
-
-def _carry(disk_info: str, described: Description) -> str:
-    """nova's list of disks with the description in its root disk."""
-    disks = jsonutils.loads(disk_info)
-    for disk in disks:
-        if os.path.basename(disk["path"]) == launch.ROOT:
-            disk[CARRIED] = described.to_dict()
-    return str(jsonutils.dumps(disks))
-
-
-def _uncarry(disk_info: str) -> tuple[str, Any]:
-    """nova's own list again, and the description; None: there was none."""
-    disks = jsonutils.loads(disk_info)
-    carried = [disk.pop(CARRIED) for disk in disks if CARRIED in disk]
-    if not carried:
-        return disk_info, None
-    return str(jsonutils.dumps(disks)), carried[0]
-
-
-def _described(carried: Any) -> Description:
-    """:raises InputError: ``hook.migrate.description``."""
-    fields = Fields(carried, EVENT + ".description")
-    described = Description.parse(fields)
-    fields.end()
-    return described

@@ -248,16 +248,17 @@ def test_a_header_that_was_changed_meanwhile(moved: World) -> None:
 
 
 def test_a_disk_that_was_unshelved(moved: World) -> None:
-    """It has no base any more; one to be made always has."""
+    """It has no base any more; one to be launched always has."""
     overlay, _base = both(moved, moved.keys)
     uuid_there = moved.kms.requests[0].disks[0].luks_uuid
     flat = DiskRecord("disk", 16 * MIB, uuid_there, False)
     moved.disk.unlink()
-    moved.launcher.prepare(moved.record(disks=(flat,)), "migrate-in", "")
+    moved.launcher.prepare(moved.record(disks=(flat,)), "launch", "")
     assert refused(moved.launcher.make, moved.instance, False) == (
         "agent.make.base"
     )
     assert not moved.disk.exists()
+    moved.launcher.forget(moved.instance)
     moved.overlays.write(moved.instance, flat, Secret(overlay), None)
     # with a base it is another disk
     assert refused(
@@ -270,13 +271,70 @@ def test_a_disk_that_was_unshelved(moved: World) -> None:
     assert moved.launcher.describe(moved.instance)["disks"] == [
         {"name": "disk", "size": LARGER, "base": False}
     ]
-    xml = re.sub(
+    moved.start("migrate-in", flattened(moved))
+    assert list(moved.secrets.defined[moved.instance].values()) == [overlay]
+
+
+def flattened(world: World) -> str:
+    return re.sub(
         r"<backingStore.*</backingStore>",
         "<backingStore/>",
-        moved.xml(),
+        world.xml(),
         flags=re.S,
     )
-    moved.start("migrate-in", xml)
+
+
+def test_a_blank_disk_is_only_for_a_guest_that_runs(moved: World) -> None:
+    """One that was unshelved moves while it runs: its new disk is blank
+    until libvirt says that the guest comes in, and nothing starts with it."""
+    flat = DiskRecord("disk", 16 * MIB, str(uuid.uuid4()), False)
+    moved.disk.unlink()
+
+    def awaited(purpose: str) -> None:
+        event = refused(
+            moved.launcher.start, moved.instance, flattened(moved), purpose
+        )
+        assert event == "agent.start.awaited"
+        assert moved.secrets.ever == 0
+
+    moved.launcher.prepare(moved.record(disks=(flat,)), "migrate-in", "")
+    (disk,) = moved.launcher.make(moved.instance, False)
+    assert (disk["base"], disk["base_secret"]) == (False, "")
+    # a cold move whose disk never came, too
+    for purpose in ("migrate-in", "start", "launch"):
+        awaited(purpose)
+    assert refused(moved.launcher.ask_start, moved.instance) == (
+        "agent.start.awaited"
+    )
+    # nor when it is prepared for something else, now that it is there
+    for purpose in ("start", "migrate-in"):
+        moved.launcher.prepare(moved.record(disks=(flat,)), purpose, "")
+        moved.launcher.make(moved.instance, False)
+        awaited(purpose)
+    assert moved.launcher.unfinished() == ([moved.instance], [])
+    moved.launcher.migrate_in(moved.instance, flattened(moved))
+    moved.launcher.started(moved.instance, True)
+    # it has come, and starts like any other
+    moved.start("start", flattened(moved))
+    assert len(moved.secrets.defined[moved.instance]) == 1
+
+
+def test_a_disk_that_came_in_the_place_of_a_blank_one(moved: World) -> None:
+    """A live move that nobody ended, and then a cold one."""
+    overlay, _base = both(moved, moved.keys)
+    uuid_there = moved.kms.requests[0].disks[0].luks_uuid
+    blank, flat = (
+        DiskRecord("disk", 16 * MIB, one, False)
+        for one in (str(uuid.uuid4()), uuid_there)
+    )
+    moved.disk.unlink()
+    moved.launcher.prepare(moved.record(disks=(blank,)), "migrate-in", "")
+    moved.launcher.make(moved.instance, False)
+    moved.disk.unlink()
+    moved.overlays.write(moved.instance, flat, Secret(overlay), None)
+    moved.launcher.prepare(moved.record(disks=(flat,)), "migrate-in", "")
+    moved.launcher.make(moved.instance, False)
+    moved.start("migrate-in", flattened(moved))
     assert list(moved.secrets.defined[moved.instance].values()) == [overlay]
 
 

@@ -185,12 +185,11 @@ def test_metadata_that_was_taken_away_keeps_it_here(
     assert stock.calls == []
 
 
-def test_only_what_the_destination_would_make(
+def test_only_what_has_a_disk(
     driver: Any, agent: FakeAgent, stock: Stock
 ) -> None:
-    """An unshelved disk has no base."""
     stock.replace("check_can_live_migrate_source")
-    disks = [{"name": "disk", "size": 1, "base": False}]
+    disks = [{"name": "disk.swap", "size": 1, "base": False}]
     agent.answers["describe"] = {**DESCRIBED, "ok": True, "disks": disks}
     with pytest.raises(exception.MigrationPreCheckError) as caught:
         driver.check_can_live_migrate_source(None, make_instance(), None)
@@ -323,6 +322,7 @@ class Carried:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         self.agent = agent
+        self.stock = stock
         self.copies: list[dict[str, Any]] = []
         self.error: Exception | None = None
         #: What nova goes on with once the drive is there.
@@ -427,6 +427,87 @@ def test_a_config_drive_comes_from_another_host(
         carried.folder.rmdir()
     assert carried.copies == []
     assert agent.asked("prepare") == []
+
+
+FLAT = {**DESCRIBED, "disks": [{"name": "disk", "size": 9, "base": False}]}
+ALONE = [{**jsonutils.loads(LISTED)[1], "backing_file": ""}]
+
+
+def test_the_source_tells_whose_key_an_unshelved_disk_has(
+    driver: Any, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = jsonutils.dumps(ALONE)
+    monkeypatch.setattr(
+        LibvirtDriver, "get_instance_disk_info", lambda *args: found
+    )
+    agent.answers["describe"] = {**FLAT, "ok": True}
+    (root,) = jsonutils.loads(driver.get_instance_disk_info(make_instance()))
+    assert root.pop("mh") == FLAT
+    assert root == ALONE[0]
+    # of one over its base the image service knows it
+    agent.answers["describe"] = {**DESCRIBED, "ok": True}
+    assert driver.get_instance_disk_info(make_instance()) == found
+    agent.answers["describe"] = no("agent.record.unknown")
+    with pytest.raises(exception.MigrationPreCheckError):
+        driver.get_instance_disk_info(make_instance())
+    assert driver.get_instance_disk_info(make_instance(False)) == found
+
+
+@pytest.mark.parametrize("drive", [False, True])
+def test_an_unshelved_one_comes_in(
+    driver: Any, agent: FakeAgent, carried: Carried, drive: bool
+) -> None:
+    """Under the key that the source told, once its directory is there; no
+    base is looked for."""
+    more = WITH_DRIVE[2:] if drive else []
+
+    def pre(driver: Any) -> str:
+        carried.folder.mkdir()
+        driver._create_images_and_backing(
+            None, carried.instance, str(carried.folder), ALONE + more, "node0"
+        )
+        return "data"
+
+    carried.stock.during = pre  # type: ignore[assignment]
+    told = [{**ALONE[0], "mh": FLAT}, *more]
+    assert (
+        driver.pre_live_migration(
+            *(None, carried.instance, None, None),
+            *(jsonutils.dumps(told), data()),
+        )
+        == "data"
+    )
+    (asked,) = agent.asked("prepare")
+    assert asked["purpose"] == "migrate-in"
+    assert asked["disks"] == FLAT["disks"]
+    assert (asked["key_id"], asked["ticket"]) == (FLAT["key_id"], "")
+    assert agent.asked("make")[0]["downloaded"] is False
+    assert carried.after[0][-2:] == ["prepare", "make"]
+    assert len(carried.copies) == drive
+    assert agent.asked("forget") == []
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        # a base, and nobody told whose; or one that was told not to be
+        ALONE,
+        [{**ALONE[0], "backing_file": "b", "mh": FLAT}],
+    ],
+)
+def test_an_unshelved_one_of_which_nothing_is_told(
+    driver: Any, agent: FakeAgent, stock: Stock, listed: Any
+) -> None:
+    """Over the image's base its guest would read what it had zeroed."""
+    stock.replace("pre_live_migration")
+    with pytest.raises(exception.MigrationPreCheckError) as caught:
+        driver.pre_live_migration(
+            *(None, make_instance(host="node0"), None, None),
+            *(jsonutils.dumps(listed), data()),
+        )
+    assert message(caught.value).endswith("[hook.refused.migration-disks]")
+    assert agent.asked("prepare") == []
+    assert stock.calls == []
 
 
 def test_nova_makes_no_disk_of_ours(
