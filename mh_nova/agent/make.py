@@ -84,8 +84,8 @@ class Making(Work):
                 ),
                 made=made,
             )
-            # a disk that came by a cold migration is there already
-            incoming = purpose == INCOMING and not made
+            # a root disk that came by a cold migration is there already
+            incoming = purpose == INCOMING and not self._has_root(record)
             record = replace(
                 record, incoming=incoming or _awaited(before, record)
             )
@@ -158,6 +158,13 @@ class Making(Work):
         )
         return "" if found is None else found.luks_uuid
 
+    def _has_root(self, record: InstanceRecord) -> bool:
+        return any(
+            self._uuid_of(record, disk)
+            for disk in record.disks
+            if disk.name == ROOT
+        )
+
     def make(self, instance: str, downloaded: bool) -> list[dict[str, Any]]:
         """The measuring decision, then the disks.
 
@@ -193,9 +200,9 @@ class Making(Work):
         record = attempt.record
         if any(disk.base for disk in record.disks):
             opened, measured = self._make_base(attempt)
-        elif record.made or record.incoming:
-            # disks of an instance that was unshelved: they came from
-            # another host, or their content will, with the guest itself
+        elif record.incoming or self._has_root(record):
+            # a disk of an instance that was unshelved: it came from
+            # another host, or its content will, with the guest itself
             opened = self._keys.open(attempt)
             measured = without_base(
                 opened.payload, record.manifest, opened.request

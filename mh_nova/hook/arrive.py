@@ -24,6 +24,7 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nova.conf
@@ -32,7 +33,7 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, InputError, MHError
-from mh_nova.hook import firmware, ours
+from mh_nova.hook import disks, firmware, ours
 from mh_nova.hook.agent_client import AgentClient, PrepareRequest
 from mh_nova.hook.description import Description
 
@@ -140,11 +141,14 @@ class Arrivals(ABC):
             self._arrived(instance)
 
     def came_back(self, instance: Any) -> None:
-        """Have the agent look at them: their sizes may be others.
+        """Have the agent look at them: they may be others, of other sizes,
+        than its record says.
 
         :raises MHError: the agent's.
         """
         described = self._client.describe(instance.uuid)
+        root = tuple(disk for disk in described.disks if disk[0] == disks.ROOT)
+        described = replace(described, disks=root + disks.there(instance))
         self._prepare_described(instance, "start", described)
         self._client.make(instance.uuid, downloaded=False)
 

@@ -26,6 +26,7 @@ from mh_core.errors import Denied
 
 ROOT = "disk"
 CONFIG = "disk.config"
+SWAP = "disk.swap"
 RESCUE = "disk.rescue"
 #: Every name of a disk that an instance of ours may have.
 NAME = re.compile(
@@ -59,7 +60,7 @@ def wanted(instance: Any, block_device_info: Any) -> Disks:
     if virt_driver.swap_is_usable(swap):
         size = swap["swap_size"]
     if size:
-        found.append(("disk.swap", size * _MIB))
+        found.append((SWAP, size * _MIB))
     if configdrive.required_by(instance):
         found.append((CONFIG, 0))
     return tuple(found)
@@ -82,6 +83,23 @@ def there(instance: Any) -> Disks:
         and name != ROOT
         and not name.endswith(".rescue")
     )
+
+
+def resized(there: Disks, wanted: Disks) -> Disks:
+    """For an instance that arrives with another flavor.
+
+    Swap is made anew by nova, which does not copy it, and so by the agent;
+    what the flavor adds is new as well; what grows does so later.
+
+    :param there: of before, the root disk among them.
+    :param wanted: as :func:`wanted`.
+    """
+    new = {name: size for name, size in wanted if name != CONFIG}
+    swap = [(SWAP, new[SWAP])] if SWAP in new else []
+    kept = [(name, size) for name, size in there if name != SWAP]
+    known = {name for name, _ in there} | {SWAP}
+    added = [(name, new[name]) for name in new if name not in known]
+    return tuple(kept + swap + added)
 
 
 def moving(disk_info: str | None) -> tuple[Disks, bool]:

@@ -91,6 +91,9 @@ class MHImage(imagebackend.Image):
                     "hook.image.overlay",
                     f"the agent left no encrypted disk {self.disk_name!r}",
                 )
+            if self._launcher.arriving(self._instance.uuid):
+                # a flavor with a larger ephemeral disk
+                self.resize_image(size or 0)
             return
         image: str = kwargs.get("image_id") or ""
         own = bool(image) and image == self._instance.image_ref

@@ -27,6 +27,7 @@ import pytest
 from openstack import exceptions
 
 from tests.minicloud import guest
+from tests.minicloud.disks import Disks
 from tests.minicloud.foul.glance import Glance
 from tests.minicloud.node import Node
 from tests.minicloud.searches import Searches
@@ -284,6 +285,104 @@ def test_resize_to_a_smaller_disk_is_refused(
     server.settle("ACTIVE")
     server.booted(0)
     assert size(world.node1, server) == 2 * GIB
+
+
+@pytest.fixture(scope="module")
+def flavors(
+    world: World,
+) -> collections.abc.Iterator[tuple[typing.Any, typing.Any]]:
+    """With swap and an ephemeral disk; with less of that, and more of this."""
+    made = []
+    for name, swap, ephemeral in (("with", 64, 1), ("more", 32, 2)):
+        flavor = world.admin.compute.create_flavor(
+            name=f"m1.{name}.disks",
+            **{"ram": 64, "vcpus": 1, "disk": 1},
+            **{"swap": swap, "ephemeral": ephemeral},
+        )
+        world.admin.compute.create_flavor_extra_specs(
+            flavor, {"trust:trusted_host": "trusted"}
+        )
+        made.append(flavor)
+    yield made[0], made[1]
+    for flavor in made:
+        world.admin.compute.delete_flavor(flavor)
+
+
+def sizes(node: Node, server: Counting) -> dict[str, int]:
+    """MiB of every disk, all of them encrypted."""
+    found = {}
+    for path in (node.folder / "instances" / server.id).glob("disk*"):
+        if path.name == "disk.info":
+            continue
+        told = node.command(
+            ["qemu-img", "info", "-U", "--output=json", path]
+        ).stdout
+        assert json.loads(told)["encrypted"], path
+        found[path.name] = json.loads(told)["virtual-size"] >> 20
+    return found
+
+
+def test_resize_to_other_disks(
+    world: World,
+    image: TrustedImage,
+    flavors: tuple[typing.Any, typing.Any],
+) -> None:
+    """Swap is made anew, in the size of the flavor; an ephemeral disk is
+    added, and grows.  Reverted, everything is as it was."""
+    disks, more = flavors
+    none = {"disk": 1024}
+    some = {"disk": 1024, "disk.local": 1024, "disk.swap": 64}
+    most = {"disk": 1024, "disk.local": 2048, "disk.swap": 32}
+    with only(world, world.node1):
+        server = Counting(world, image, world.boots("disks", image))
+    server.booted(0)
+
+    def resize(flavor: typing.Any, node: Node) -> None:
+        with only(world, node):
+            world.tenant.compute.resize_server(server.id, flavor.id)
+            server.settle("VERIFY_RESIZE")
+        server.on(node)
+        server.booted()
+        assert swap(node) == b"SWAPSPACE2"
+
+    def swap(node: Node) -> bytes:
+        found = Disks(world, server, node)
+        return found.read("disk.swap", 4086, 10)
+
+    def kept(node: Node) -> bool:
+        found = Disks(world, server, node)
+        return found.read("disk.local", 1 << 20, 512) == bytes([0x5A]) * 512
+
+    for node in (world.node3, world.node1):
+        resize(disks, node)
+        assert sizes(node, server) == some
+        server.revert()
+        server.on(world.node1)
+        server.booted(0)
+        assert sizes(world.node1, server) == none
+    server.nothing_of_it_on(world.node3)
+    resize(disks, world.node1)
+    server.confirm()
+    Disks(world, server, world.node1).write("disk.local", 1 << 20, 0x5A)
+    for node in (world.node1, world.node3):
+        resize(more, node)
+        assert sizes(node, server) == most
+        assert kept(node)
+        server.revert()
+        server.booted(0)
+        assert sizes(world.node1, server) == some
+        assert kept(world.node1)
+    resize(more, world.node3)
+    server.confirm()
+    server.nothing_of_it_on(world.node1)
+    assert kept(world.node3)
+    with server.asking(world.node3, "start"):
+        world.tenant.compute.reboot_server(server.id, "HARD")
+        server.settle("ACTIVE")
+        server.booted()
+    assert sizes(world.node3, server) == most
+    world.delete(server.show())
+    server.nothing_of_it_on(world.node3)
 
 
 # -- with the image gone

@@ -18,6 +18,7 @@ where the agent asks for its keys afresh.
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nova.conf
@@ -29,7 +30,7 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from mh_core.errors import Denied, MHError
-from mh_nova.hook import faults, firmware, launch
+from mh_nova.hook import disks, faults, firmware, launch
 from mh_nova.hook.agent_client import AgentClient
 from mh_nova.hook.base import TrustedDriver
 from mh_nova.hook.description import Description, carried, carry, uncarry
@@ -63,7 +64,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
         """Refused while the guest still runs, it runs on.
 
         1. metadata and host agree that it is ours;
-        2. the new flavor has no other disks, and the same virtual TPM;
+        2. the new flavor has the same virtual TPM;
         3. the destination offers itself for trusted instances.  That is the
            cloud's word, good for an early answer: what counts is whether the
            key is released there;
@@ -78,15 +79,6 @@ class Migrate(LibvirtDriver, TrustedDriver):
                 # 1: one that disagrees raises
                 self._mh_decide(instance)
                 # 2
-                old = instance.flavor
-                if (flavor.swap, flavor.ephemeral_gb) != (
-                    old.swap,
-                    old.ephemeral_gb,
-                ):
-                    raise Denied(
-                        EVENT + ".flavor",
-                        "a resize cannot change swap or ephemeral disks",
-                    )
                 firmware.check_resize(instance, flavor)
                 # 3
                 self._mh_check_destination(context, instance)
@@ -95,7 +87,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
             described = self._mh_describe(instance)
         # 4
         try:
-            disks = super().migrate_disk_and_power_off(
+            found = super().migrate_disk_and_power_off(
                 context,
                 instance,
                 dest,
@@ -110,7 +102,7 @@ class Migrate(LibvirtDriver, TrustedDriver):
                 raise
             self._mh_stays(context, instance, network_info, block_device_info)
             raise faults.rollback(_not_copied(error)) from error
-        return disks if described is None else carry(disks, described)
+        return found if described is None else carry(found, described)
 
     def _mh_stays(
         self,
@@ -248,7 +240,8 @@ class Migrate(LibvirtDriver, TrustedDriver):
         1. metadata and host agree that it is ours;
         2. the agent asks for the keys, also where the guest is to stay off,
            looks at the disk, and finds that they open it;
-        3. it becomes as large as the flavor says;
+        3. it becomes as large as the flavor says, and what other disks the
+           flavor has now are made;
         4. it starts, through the gate.
         """
         disk_info, told = uncarry(disk_info)
@@ -277,12 +270,18 @@ class Migrate(LibvirtDriver, TrustedDriver):
             self._mh_decide(instance)
             self._mh_check_shape(instance, block_device_info, share_info)
             self._mh_require()
+            described = carried(told)
+            if described is not None and resize_instance:
+                wanted = disks.wanted(instance, block_device_info)
+                described = replace(
+                    described, disks=disks.resized(described.disks, wanted)
+                )
             # 2, 3, 4
             with self._mh_launcher.arrive(
                 context,
                 instance,
                 "resize" if here else "migrate-in",
-                carried(told),
+                described,
                 source,
             ):
                 finish()

@@ -319,6 +319,22 @@ def test_a_blank_disk_is_only_for_a_guest_that_runs(moved: World) -> None:
     assert len(moved.secrets.defined[moved.instance]) == 1
 
 
+@pytest.mark.parametrize("purpose", ["migrate-in", "resize"])
+def test_an_unshelved_one_with_swap(moved: World, purpose: str) -> None:
+    """nova does not copy swap: that is made, and the guest starts."""
+    overlay, _base = both(moved, moved.keys)
+    uuid_there = moved.kms.requests[0].disks[0].luks_uuid
+    flat = DiskRecord("disk", 16 * MIB, uuid_there, False)
+    swap = DiskRecord("disk.swap", MIB, str(uuid.uuid4()), False)
+    moved.disk.unlink()
+    moved.overlays.write(moved.instance, flat, Secret(overlay), None)
+    moved.launcher.prepare(moved.record(disks=(flat, swap)), purpose, "")
+    assert moved.launcher.unfinished() == ([], [])
+    moved.launcher.make(moved.instance, False)
+    assert (moved.disk.parent / "disk.swap").exists()
+    moved.launcher._not_awaited(moved.instance)
+
+
 def test_a_disk_that_came_in_the_place_of_a_blank_one(moved: World) -> None:
     """A live move that nobody ended, and then a cold one."""
     overlay, _base = both(moved, moved.keys)

@@ -25,7 +25,7 @@ from nova.compute import power_state
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_concurrency import processutils
 
-from mh_nova.hook import faults
+from mh_nova.hook import disks, faults
 from mh_nova.hook.guard import TRAIT
 from tests.functional.mh_nova.hook.conftest import (
     IMAGE,
@@ -139,7 +139,7 @@ def test_a_plain_one_goes_as_ever(driver: Any, stock: Stock) -> None:
 
 
 @pytest.mark.parametrize("state", ["active", "stopped"])
-@pytest.mark.parametrize("why", ["no trait", "unknown", "flavor", "disagree"])
+@pytest.mark.parametrize("why", ["no trait", "unknown", "disagree"])
 def test_refused_before_it_is_stopped(
     driver: Any,
     agent: FakeAgent,
@@ -150,7 +150,7 @@ def test_refused_before_it_is_stopped(
     why: str,
 ) -> None:
     stock.replace("migrate_disk_and_power_off")
-    one, new, event = leaving(vm_state=state), flavor(), "hook.migrate."
+    one, event = leaving(vm_state=state), "hook.migrate."
     if why == "no trait":
         traits("CUSTOM_OTHER")
         event += "destination"
@@ -163,15 +163,12 @@ def test_refused_before_it_is_stopped(
             objects.ComputeNode, "get_by_host_and_nodename", gone
         )
         event += "destination"
-    elif why == "flavor":
-        new = flavor(swap=64)
-        event += "flavor"
     else:
         one.system_metadata = {}
         agent.answers["ours"] = known(True, "record")
         event = "hook.ours.disagree"
     nova = Manager()
-    error = nova.run(one, lambda: leave(driver, one, new))
+    error = nova.run(one, lambda: leave(driver, one))
     assert nova.state == state
     assert message(error).endswith(f"[{event}]")
     assert stock.calls == []
@@ -262,20 +259,21 @@ def test_confirmed(
 def arrive(
     driver: Any,
     one: Any,
-    disks: Any = None,
+    listed: Any = None,
     source: str = "node2",
+    resized: bool = False,
     **more: Any,
 ) -> None:
-    if disks is None:
-        disks = [{**DISKS[0], "mh": PUBLIC}]
+    if listed is None:
+        listed = [{**DISKS[0], "mh": PUBLIC}]
     driver.finish_migration(
         CONTEXT,
         objects.Migration(source_compute=source, dest_compute="node1"),
         one,
-        json.dumps(disks),
+        json.dumps(listed),
         None,
         None,
-        False,
+        resized,
         {},
         **more,
     )
@@ -337,6 +335,75 @@ def test_arrives_and_starts(
     assert agent.asked("start")[0]["purpose"] == purpose
     assert agent.asked("resize")[0]["size"] == 2 << 30
     assert glance.downloads == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "found"),
+    [
+        ({"disk": 9}, {}, {"disk": 9}),
+        # made anew in another size, added, gone
+        (
+            {"disk": 9, "disk.swap": 1},
+            {"disk.swap": 2},
+            {"disk": 9, "disk.swap": 2},
+        ),
+        ({"disk": 9}, {"disk.swap": 2}, {"disk": 9, "disk.swap": 2}),
+        ({"disk": 9, "disk.swap": 1}, {}, {"disk": 9}),
+        # what was copied has the size that it has, also where it is wanted
+        # no more
+        (
+            {"disk": 9, "disk.eph0": 1, "disk.eph1": 3, "disk.config": 4},
+            {"disk.eph0": 2, "disk.local": 5, "disk.config": 0},
+            {
+                **{"disk": 9, "disk.eph0": 1, "disk.eph1": 3},
+                **{"disk.config": 4, "disk.local": 5},
+            },
+        ),
+    ],
+)
+def test_the_disks_of_a_resize(
+    there: dict[str, int], wanted: dict[str, int], found: dict[str, int]
+) -> None:
+    got = disks.resized(tuple(there.items()), tuple(wanted.items()))
+    assert got == tuple(found.items())
+
+
+def test_with_the_disks_of_another_flavor(
+    driver: Any, agent: FakeAgent, stock: Stock, disk: Path
+) -> None:
+    """Only where it is resized: else nova's list is not looked at."""
+    stock.replace("finish_migration")
+    one = make_instance()
+    one.flavor.swap, one.flavor.ephemeral_gb = 64, 1
+    told = [{**DISKS[0], "mh": PUBLIC}]
+    for resized in (False, True):
+        arrive(driver, one, told, resized=resized)
+    before, after = agent.asked("prepare")
+    assert before["disks"] == PUBLIC["disks"]
+    assert after["disks"][1:] == [
+        {"name": "disk.swap", "size": 64 << 20},
+        {"name": "disk.local", "size": 1 << 30},
+    ]
+
+
+def test_an_ephemeral_disk_grows_when_it_has_arrived(
+    driver: Any, agent: FakeAgent, stock: Stock, disk: Path
+) -> None:
+    stock.replace("finish_migration")
+    one = make_instance()
+    write_disk(str(disk.parent / "disk.local"))
+
+    def ask(driver: Any) -> None:
+        image = driver.image_backend.by_name(one, "disk.local")
+        for size in (None, 1 << 20, 2 << 30):
+            image.create_image(None, "base", size)
+
+    stock.during = ask
+    arrive(driver, one)
+    asked = agent.asked("resize")
+    assert [(o["disk"], o["size"]) for o in asked] == [("disk.local", 2 << 30)]
+    ask(driver)
+    assert len(agent.asked("resize")) == 1
 
 
 def test_one_that_was_unshelved_arrives(
@@ -539,6 +606,24 @@ def test_reverted(
     ]
     assert agent.asked("prepare")[0]["purpose"] == "start"
     assert agent.asked("start")[0]["purpose"] == "start"
+
+
+def test_reverted_to_other_disks(
+    driver: Any, agent: FakeAgent, stock: Stock, disk: Path
+) -> None:
+    """On one host the record has those of the resize; what is there counts."""
+    stock.replace("finish_revert_migration")
+    flat = {**PUBLIC["disks"][0], "base": False, "name": "disk.local"}
+    told = {**PUBLIC, "disks": [*PUBLIC["disks"], flat]}
+    agent.answers["describe"] = {**told, "ok": True}
+    write_disk(str(disk.parent / "disk.swap"))
+    one = make_instance()
+    stock.during = lambda driver: driver.image_backend.by_name(
+        one, "disk"
+    ).rollback_to_snap("nova-resize")
+    come_back(driver, one)
+    (asked,) = agent.asked("prepare")
+    assert [disk["name"] for disk in asked["disks"]] == ["disk", "disk.swap"]
 
 
 def test_reverted_and_refused(
