@@ -22,11 +22,13 @@ import json
 import os
 import subprocess
 import sys
-import typing
 
 from mh_core.image.luks1 import passphrase
+from mh_nova.agent.attempt import Opened
 from mh_nova.agent.facts import base_path
 from mh_nova.agent.launch import Launcher
+from mh_nova.agent.measure import Measured
+from mh_nova.agent.store import DiskRecord, InstanceRecord
 from mh_nova.cmd import agent
 
 _honest = Launcher._make_disk
@@ -41,15 +43,15 @@ def _memfd(secret: bytes) -> int:
 
 def _copying(
     self: Launcher,
-    record: typing.Any,
-    disk: typing.Any,
-    opened: typing.Any,
-    measured: typing.Any,
-) -> None:
-    _honest(self, record, disk, opened, measured)
+    record: InstanceRecord,
+    disk: DiskRecord,
+    opened: Opened,
+    measured: Measured,
+) -> DiskRecord:
+    made = _honest(self, record, disk, opened, measured)
     base = base_path(self._p.root, record, disk)
     if base is None:
-        return
+        return made
     path = os.path.join(self._conf.instances_path, record.instance, disk.name)
     key = opened.payload.overlay_keys[disk.name]
     source = _memfd(passphrase(opened.payload.dek.reveal()))
@@ -80,6 +82,7 @@ def _copying(
     finally:
         os.close(source)
         os.close(target)
+    return made
 
 
 if __name__ == "__main__":
