@@ -209,7 +209,7 @@ class Bench:
     def rounds(
         self,
         subject: Subject,
-        kinds: dict[str, tuple[bool, bool]],
+        kinds: Kinds,
         count: int,
     ) -> dict[str, list[Sample]]:
         """``kinds``: name to (encrypted, cold); interleaved."""
@@ -334,12 +334,9 @@ def median(samples: list[Sample]) -> Sample:
 
 
 Table = dict[tuple[int, str], list[Sample]]
-BOTH = {
-    "plain cold": (False, True),
-    "encrypted cold": (True, True),
-    "plain warm": (False, False),
-    "encrypted warm": (True, False),
-}
+Kinds = dict[str, tuple[bool, bool]]
+COLD: Kinds = {"plain cold": (False, True), "encrypted cold": (True, True)}
+WARM: Kinds = {"plain warm": (False, False), "encrypted warm": (True, False)}
 
 
 #: What is measured beside the launches of every size.
@@ -350,11 +347,14 @@ def run(
     world: World,
     sizes: list[int],
     rounds: int,
+    warm: int,
     parallel: int,
     parts: collections.abc.Collection[str] = PARTS,
 ) -> dict[str, typing.Any]:
     """Everything; see the module.
 
+    :param rounds: of cold launches; fewer of what is 4 GiB or more.
+    :param warm: rounds of warm ones, which differ by less and cost little.
     :param sizes: bytes, ascending; the seed's design, Nova's default and
         the slow TPMs are measured at the largest below 4 GiB.
     :param parts: of :data:`PARTS`.
@@ -364,12 +364,17 @@ def run(
     table: Table = {}
     out: dict[str, typing.Any] = {}
 
+    def both(subject: Subject, suffix: str = "", again: int = warm) -> None:
+        large = subject.size >= 4 * GIB
+        add(subject, COLD, suffix, max(3, rounds // 2) if large else rounds)
+        add(subject, WARM, suffix, again)
+
     def add(
         subject: Subject,
-        kinds: dict[str, tuple[bool, bool]],
+        kinds: Kinds,
         suffix: str = "",
+        count: int = rounds,
     ) -> None:
-        count = rounds if subject.size < 4 * GIB else max(3, rounds // 2)
         for name, samples in bench.rounds(subject, kinds, count).items():
             table[subject.size, name + suffix] = samples
             print(row(subject.size, name + suffix, samples), flush=True)
@@ -378,13 +383,12 @@ def run(
     bench.force_raw(False)
     for subject in subjects:
         bench.agent()
-        add(subject, BOTH)
+        both(subject)
         out[f"agent_mib_{subject.size // MIB}"] = bench.agent_mib()
-    cold = {name: BOTH[name] for name in ("plain cold", "encrypted cold")}
     for delay in (200, 600) if "tpm" in parts else ():
         with slow_tpm.SlowTpm(world.node1.tpm.port, delay / 1000) as slow:
             bench.agent(tcti=slow.tcti)
-            add(main, BOTH, f", TPM {delay} ms")
+            both(main, f", TPM {delay} ms", rounds)
     if "seed" in parts:
         bench.agent(seed=True)
         add(main, {"seed cold": (True, True)})
@@ -398,7 +402,7 @@ def run(
             out[f"parallel{parallel}{word}_s"] = round(many.seconds, 1)
     if "raw" in parts:
         bench.force_raw(True)
-        add(main, cold, ", force_raw")
+        add(main, COLD, ", force_raw")
     show(table)
     return {"benchmark": "launch", **ratios(table, sizes, main.size), **out}
 
@@ -450,6 +454,9 @@ def main() -> int:
     parser.add_argument("--sizes", default="64,1024,4096", help="MiB")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
+        "--warm-rounds", type=int, default=15, help="of warm launches"
+    )
+    parser.add_argument(
         "--parallel", type=int, default=50, help="launches at once; 0: none"
     )
     parser.add_argument(
@@ -482,7 +489,14 @@ def main() -> int:
             **{"trust:trusted_host": "trusted"},
         )
         parts = options.parts.split(",")
-        found = run(world, sizes, options.rounds, options.parallel, parts)
+        found = run(
+            world,
+            sizes,
+            options.rounds,
+            options.warm_rounds,
+            options.parallel,
+            parts,
+        )
     finally:
         product.stop()
     print(json.dumps(found))

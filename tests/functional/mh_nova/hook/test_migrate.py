@@ -106,9 +106,9 @@ def flavor(**changes: Any) -> Any:
     return objects.Flavor(**(values | changes))
 
 
-def leave(driver: Any, one: Any, new: Any = None) -> Any:
+def leave(driver: Any, one: Any) -> Any:
     return driver.migrate_disk_and_power_off(
-        CONTEXT, one, "127.0.0.13", new or flavor(), None
+        CONTEXT, one, "127.0.0.13", flavor(), None
     )
 
 
