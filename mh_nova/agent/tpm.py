@@ -21,15 +21,14 @@ Key hierarchy (TPM 2.0 Part 1, section 14; Part 3 for each command):
 * salt key: P-256 storage primary in the NULL hierarchy, certified by the AK
   before use; sessions that carry a shared secret are salted to it.
 
-Nothing stays loaded between commands: a TPM without a resource manager has
-three slots.  Every command runs under one lock in this process and one file
-lock for the machine.
+Nothing stays loaded between commands, under one lock of this process and one
+of the machine: a TPM without a resource manager has three slots.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 # The library's own log prints every refused command to standard error.
 os.environ.setdefault("TSS2_LOG", "all+none")
@@ -46,8 +45,7 @@ from mh_nova.agent import response
 from mh_nova.agent.evidence import BindKey, Identity, Quote
 from mh_nova.agent.lock import MachineLock
 
-T = TypeVar("T")
-_OA = tss.TPMA_OBJECT
+_OA, _HC = tss.TPMA_OBJECT, tss.TPM2_HC
 _MADE_HERE = _OA.FIXEDTPM | _OA.FIXEDPARENT | _OA.SENSITIVEDATAORIGIN
 _OPEN = _MADE_HERE | _OA.USERWITHAUTH | _OA.RESTRICTED | _OA.NODA
 # noDA: an unclean stop must not count as a failed try (Part 1, 19.8)
@@ -67,6 +65,7 @@ class Tpm:
     def __init__(self, tcti: str, lock_file: str) -> None:
         self._tcti = tcti
         self._lock = MachineLock(lock_file)
+        self._cleared = False
         self._ak: tuple[Public, tss.TPMS_CONTEXT] | None = None
         self._salt: tss.TPMS_CONTEXT | None = None
 
@@ -78,6 +77,9 @@ class Tpm:
         with self._lock.held():
             try:
                 with tss.ESAPI(self._tcti) as tpm:
+                    if not self._cleared:
+                        _clear(tpm)
+                        self._cleared = True
                     yield tpm
             except tss.TSS2_Exception as exc:
                 raise response.unavailable(int(exc.rc)) from exc
@@ -94,11 +96,10 @@ class Tpm:
             tpm.flush_context(handle)
 
     def _lives(self, tpm: tss.ESAPI, context: tss.TPMS_CONTEXT) -> bool:
-        try:
+        with contextlib.suppress(tss.TSS2_Exception):
             with self._loaded(tpm, context):
                 return True
-        except tss.TSS2_Exception:
-            return False
+        return False
 
     @staticmethod
     def _primary(
@@ -125,7 +126,6 @@ class Tpm:
         """The AK; made again where a restart has made its context stale."""
         if self._ak is not None and self._lives(tpm, self._ak[1]):
             return self._ak
-        self._ak = None
         self._ak = self._primary(
             tpm, tss.ESYS_TR.ENDORSEMENT, "ecc256:ecdsa-sha256:null", _AK
         )
@@ -159,14 +159,11 @@ class Tpm:
 
     def _ek_template(self, tpm: tss.ESAPI) -> tuple[bytes, tss.TPM2B_PUBLIC]:
         for name in ("EK-RSA2048", "H-3", "H-2"):
-            try:
-                certificate, template = utils.create_ek_template(
-                    name, utils.NVReadEK(tpm)
-                )
-            except utils.NoSuchIndex:
-                continue
-            if certificate:
-                return bytes(certificate), template
+            with contextlib.suppress(utils.NoSuchIndex):
+                read = utils.NVReadEK(tpm)
+                certificate, template = utils.create_ek_template(name, read)
+                if certificate:
+                    return bytes(certificate), template
         raise response.no_certificate()
 
     def identity(self) -> Identity:
@@ -298,7 +295,6 @@ class Tpm:
         """The salt key, believed only after the AK has certified it."""
         if self._salt is not None and self._lives(tpm, self._salt):
             return self._salt
-        self._salt = None
         public, context = self._primary(
             tpm, tss.ESYS_TR.NULL, "ecc256:aes128cfb", _SALT
         )
@@ -331,18 +327,15 @@ class Tpm:
         """TPM2_RSA_Decrypt, for RSA bind keys (RSA-OAEP-256)."""
 
         def run(tpm: tss.ESAPI, key: tss.ESYS_TR, **sessions: Any) -> bytes:
-            out = tpm.rsa_decrypt(
-                key,
-                tss.TPM2B_PUBLIC_KEY_RSA(ciphertext),
-                tss.TPMT_RSA_DECRYPT(scheme=tss.TPM2_ALG.NULL),
-                label=b"",
-                **sessions,
+            scheme = tss.TPMT_RSA_DECRYPT(scheme=tss.TPM2_ALG.NULL)
+            sealed = tss.TPM2B_PUBLIC_KEY_RSA(ciphertext)
+            return bytes(
+                tpm.rsa_decrypt(key, sealed, scheme, label=b"", **sessions)
             )
-            return bytes(out)
 
         return self._use(bind, run)
 
-    def _use(self, bind: BindKey, run: Callable[..., T]) -> T:
+    def _use(self, bind: BindKey, run: Callable[..., bytes]) -> bytes:
         with self._session() as tpm:
             for _try in range(_TRIES):
                 try:
@@ -354,8 +347,8 @@ class Tpm:
         raise response.restless()
 
     def _use_once(
-        self, tpm: tss.ESAPI, bind: BindKey, run: Callable[..., T]
-    ) -> T:
+        self, tpm: tss.ESAPI, bind: BindKey, run: Callable[..., bytes]
+    ) -> bytes:
         with contextlib.ExitStack() as stack:
             with self._loaded(tpm, self._salt_context(tpm)) as salt:
                 secure = _salted_session(tpm, salt)
@@ -392,7 +385,15 @@ def _salted_session(tpm: tss.ESAPI, salt: tss.ESYS_TR) -> tss.ESYS_TR:
         *(tss.TPMT_SYM_DEF.parse("aes128cfb"), tss.TPM2_ALG.SHA256),
     )
     flags = tss.TPMA_SESSION
-    tpm.trsess_set_attributes(
-        session, flags.ENCRYPT | flags.DECRYPT | flags.CONTINUESESSION
-    )
+    flags = flags.ENCRYPT | flags.DECRYPT | flags.CONTINUESESSION
+    tpm.trsess_set_attributes(session, flags)
     return session
+
+
+def _clear(tpm: tss.ESAPI) -> None:
+    """What one of us that was killed left loaded; a resource manager, where
+    there is one, shows nobody what others have."""
+    for first in (_HC.TRANSIENT_FIRST, _HC.LOADED_SESSION_FIRST):
+        _more, found = tpm.get_capability(tss.TPM2_CAP.HANDLES, first, 16)
+        for handle in found.data.handles:
+            tpm.flush_context(tpm.tr_from_tpmpublic(handle))

@@ -13,6 +13,8 @@
 
 import datetime
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,3 +244,29 @@ def test_tpm_gone_is_our_error(machine: Swtpm, prover: Prover) -> None:
     finally:
         machine.start()
     prover.host_evidence(NONCE)
+
+
+def test_what_was_left_loaded_goes(machine: Swtpm, tmp_path: Path) -> None:
+    """By agents that were killed between two commands, time and again: a
+    TPM without a resource manager has three places, and keeps it all."""
+    for _agent in range(3):
+        code = (
+            "import os, sys\n"
+            "from mh_nova.agent.tpm import Tpm, _policy_session\n"
+            "tpm = Tpm(*sys.argv[1:])\n"
+            "with tpm._session() as esys:\n"
+            "    esys.context_load(tpm._with_ak(esys)[1])\n"
+            "    _policy_session(esys)\n"
+            "    os._exit(9)\n"
+        )
+        lock = str(tmp_path / "lock")
+        died = subprocess.run(
+            [sys.executable, "-c", code, machine.tcti, lock], check=False
+        )
+        assert died.returncode == 9
+    assert machine.loaded() != []
+    tpm = Tpm(machine.tcti, str(tmp_path / "lock"))
+    tpm.check()
+    assert machine.loaded() == []
+    for _time in range(4):
+        tpm.make_bind()
