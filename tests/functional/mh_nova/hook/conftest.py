@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nova.conf
@@ -262,3 +263,27 @@ def driver(agent: FakeAgent, glance: Glance) -> Any:
 def message(exc: Exception) -> str:
     """What nova would show the user."""
     return str(compute_utils.exception_to_dict(exc)["message"])
+
+
+def migrate_data(**changes: Any) -> Any:
+    """Of nova's migrate_data what is looked at."""
+    return SimpleNamespace(
+        obj_attr_is_set=lambda name: False,
+        **{
+            "block_migration": True,
+            "is_shared_block_storage": False,
+            "is_shared_instance_path": False,
+            **changes,
+        },
+    )
+
+
+@pytest.fixture
+def tls(agent: FakeAgent) -> Iterator[None]:
+    agent.answers["migration"] = {
+        "ok": True,
+        "expires_at": int(time.time()) + 600,
+    }
+    CONF.set_override("live_migration_with_native_tls", True, "libvirt")
+    yield
+    CONF.clear_override("live_migration_with_native_tls", "libvirt")

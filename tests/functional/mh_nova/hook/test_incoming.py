@@ -25,14 +25,16 @@ from nova.virt import driver as virt_driver
 from nova.virt.libvirt.driver import LibvirtDriver
 from oslo_serialization import jsonutils
 
-from tests.functional.mh_nova.hook.conftest import Stock, make_instance
-from tests.functional.mh_nova.hook.test_live_migration import data, tls
+from tests.functional.mh_nova.hook.conftest import (
+    Stock,
+    make_instance,
+    migrate_data,
+)
 from tests.unit.mh_nova.hook.fake_agent import INSTANCE, FakeAgent, no
 
 CONF = nova.conf.CONF
 ROLLED_BACK = "rollback_live_migration_at_destination"
 pytestmark = pytest.mark.usefixtures("saved", "tls", "libvirt_here", "bdms")
-__all__ = ["tls"]
 
 
 class Here:
@@ -271,7 +273,7 @@ def test_the_next_try_finds_nothing_of_the_last(
 ) -> None:
     stock.replace("pre_live_migration")
     one = record(task_state="migrating")
-    driver.pre_live_migration(None, one, None, None, None, data())
+    driver.pre_live_migration(None, one, None, None, None, migrate_data())
     assert stock.calls == [ROLLED_BACK, "pre_live_migration"]
     verbs = came.verbs()
     assert verbs.index("forget") < verbs.index("prepare")
@@ -294,7 +296,7 @@ def test_a_roll_back_waits_for_what_it_rolls_back(
         assert stock.calls == ["pre_live_migration"]
 
     stock.during = slow
-    driver.pre_live_migration(None, one, None, None, None, data())
+    driver.pre_live_migration(None, one, None, None, None, migrate_data())
     back.join(10)
     assert stock.calls == ["pre_live_migration", ROLLED_BACK]
 

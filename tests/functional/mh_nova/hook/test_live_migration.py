@@ -12,8 +12,7 @@
 """Live migration through the driver as nova loads it."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,19 +23,15 @@ from nova import exception, objects
 from nova.compute import power_state
 from nova.virt import event as virt_event
 from nova.virt.libvirt import guest as libvirt_guest
-from nova.virt.libvirt import utils as libvirt_utils
 from nova.virt.libvirt.driver import LibvirtDriver
-from oslo_concurrency import processutils
-from oslo_serialization import jsonutils
 
-from mh_core.errors import Denied
 from mh_nova.hook import faults
 from mh_nova.hook.pinned import FLAGS
 from tests.functional.mh_nova.hook.conftest import (
     Stock,
     make_instance,
     message,
-    write_disk,
+    migrate_data,
 )
 from tests.unit.mh_nova.hook.fake_agent import DESCRIBED, FakeAgent, no
 
@@ -56,16 +51,9 @@ def leave(**changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def tls(agent: FakeAgent) -> Iterator[None]:
-    agent.answers["migration"] = {
-        "ok": True,
-        "expires_at": int(time.time()) + 600,
-    }
+@pytest.fixture(autouse=True)
+def may_leave(agent: FakeAgent) -> None:
     agent.answers["migrate-out"] = leave()
-    CONF.set_override("live_migration_with_native_tls", True, "libvirt")
-    yield
-    CONF.clear_override("live_migration_with_native_tls", "libvirt")
 
 
 @pytest.fixture
@@ -79,26 +67,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return events
 
 
-def data(**changes: Any) -> Any:
-    """Of nova's migrate_data what is looked at."""
-    return SimpleNamespace(
-        obj_attr_is_set=lambda name: False,
-        **{
-            "block_migration": True,
-            "is_shared_block_storage": False,
-            "is_shared_instance_path": False,
-            **changes,
-        },
-    )
-
-
 def checks(driver: Any, one: Any) -> list[Callable[[], Any]]:
     return [
         lambda: driver.check_can_live_migrate_source(None, one, None),
         lambda: driver.check_can_live_migrate_destination(
             None, one, None, None
         ),
-        lambda: driver.pre_live_migration(None, one, None, None, None, data()),
+        lambda: driver.pre_live_migration(
+            None, one, None, None, None, migrate_data()
+        ),
     ]
 
 
@@ -178,7 +155,7 @@ def test_metadata_that_was_taken_away_keeps_it_here(
         None,
         lambda *args: undone.append(args),
         True,
-        data(),
+        migrate_data(),
     )
     assert len(undone) == 1
     assert told[0].endswith("[hook.ours.disagree]")
@@ -204,7 +181,7 @@ def test_only_with_its_disks(
     monkeypatch.setattr(
         LibvirtDriver,
         "check_can_live_migrate_source",
-        lambda *args, **kwargs: data(block_migration=False),
+        lambda *args, **kwargs: migrate_data(block_migration=False),
     )
     one = make_instance()
     with pytest.raises(exception.MigrationPreCheckError) as caught:
@@ -217,7 +194,7 @@ def test_only_with_its_disks(
     ):
         with pytest.raises(exception.MigrationPreCheckError) as caught:
             driver.pre_live_migration(
-                None, one, None, None, None, data(**changes)
+                None, one, None, None, None, migrate_data(**changes)
             )
         assert "hook.refused.migration-shared" in message(caught.value)
     assert stock.calls == []
@@ -271,7 +248,7 @@ def test_destination_prepares_for_a_guest_that_comes_in(
     stock.during = lambda _driver: seen.append(agent.verbs()) or "data"  # type: ignore[func-returns-value]
     one = make_instance(host="node0")
     assert (
-        driver.pre_live_migration(None, one, None, None, None, data())
+        driver.pre_live_migration(None, one, None, None, None, migrate_data())
         == "data"
     )
     (asked,) = agent.asked("prepare")
@@ -279,265 +256,6 @@ def test_destination_prepares_for_a_guest_that_comes_in(
     assert "prepare" in seen[0]
     # nothing was started, and nothing forgotten
     assert not {"start", "forget"} & set(agent.verbs())
-
-
-LISTED = jsonutils.dumps(
-    [
-        {"path": "/i/disk.swap", "virt_disk_size": 64 << 20},
-        {"path": "/i/disk", "virt_disk_size": 1 << 30, "backing_file": "b"},
-    ]
-)
-
-
-def test_destination_makes_every_disk(
-    driver: Any, agent: FakeAgent, stock: Stock
-) -> None:
-    stock.replace("pre_live_migration")
-    one = make_instance(host="node0")
-    driver.pre_live_migration(None, one, None, None, LISTED, data())
-    (asked,) = agent.asked("prepare")
-    assert [(d["name"], d["size"]) for d in asked["disks"]][1:] == [
-        ("disk.swap", 64 << 20)
-    ]
-    for bad in ("{", "[1]", '[{"path": "/i/disk.swap"}]'):
-        with pytest.raises(exception.MigrationPreCheckError) as caught:
-            driver.pre_live_migration(None, one, None, None, bad, data())
-        assert message(caught.value).endswith("[hook.migration.disk-info]")
-
-
-WITH_DRIVE = [
-    *jsonutils.loads(LISTED),
-    {"path": "/i/disk.config", "virt_disk_size": 2 << 20},
-]
-
-
-class Carried:
-    """nova's part of a move with a config drive, and the copy itself."""
-
-    def __init__(
-        self,
-        agent: FakeAgent,
-        stock: Stock,
-        where: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        self.agent = agent
-        self.stock = stock
-        self.copies: list[dict[str, Any]] = []
-        self.error: Exception | None = None
-        #: What nova goes on with once the drive is there.
-        self.after: list[list[str]] = []
-        self.folder = where / "of-the-instance"
-        self.instance = make_instance(host="node0")
-        stock.replace("pre_live_migration")
-        stock.during = self.pre
-        monkeypatch.setattr(libvirt_utils, "copy_image", self.copy)
-        monkeypatch.setattr(
-            LibvirtDriver, "_create_images_and_backing", self.make
-        )
-
-    def pre(self, driver: Any) -> str:
-        self.folder.mkdir()
-        driver._create_images_and_backing(
-            None, self.instance, str(self.folder), WITH_DRIVE, "node0"
-        )
-        return "data"
-
-    def copy(self, **words: Any) -> None:
-        assert "prepare" not in self.agent.verbs()
-        self.copies.append(words)
-        if self.error is not None:
-            raise self.error
-        write_disk(words["dest"])
-
-    def make(self, driver: Any, *rest: Any) -> None:
-        self.after.append(self.agent.verbs())
-        for name in ("disk", "disk.swap"):
-            if not (self.folder / name).exists():
-                write_disk(str(self.folder / name))
-
-    def __call__(self, driver: Any) -> Any:
-        return driver.pre_live_migration(
-            *(None, self.instance, None, None),
-            *(jsonutils.dumps(WITH_DRIVE), data()),
-        )
-
-
-@pytest.fixture
-def carried(
-    agent: FakeAgent,
-    stock: Stock,
-    where: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Carried:
-    return Carried(agent, stock, where, monkeypatch)
-
-
-def test_a_config_drive_is_copied_before_the_agent_is_told(
-    driver: Any, agent: FakeAgent, carried: Carried
-) -> None:
-    """Its key hangs on what stands in its header."""
-    assert carried(driver) == "data"
-    path = str(carried.folder / "disk.config")
-    assert carried.copies == [
-        {"src": path, "dest": path, "host": "node0", "receive": True}
-    ]
-    assert "prepare" in carried.after[0]
-    (asked,) = agent.asked("prepare")
-    assert asked["purpose"] == "migrate-in"
-    assert [(d["name"], d["size"]) for d in asked["disks"]][1:] == [
-        ("disk.swap", 64 << 20),
-        ("disk.config", 2 << 20),
-    ]
-    assert agent.asked("forget") == []
-    # a hard reboot lists the same disks, and copies none
-    driver._create_images_and_backing(
-        None, carried.instance, str(carried.folder), []
-    )
-    assert len(carried.copies) == 1
-    assert len(agent.asked("prepare")) == 1
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        processutils.ProcessExecutionError("lost connection"),
-    ],
-)
-def test_a_config_drive_that_does_not_come(
-    driver: Any, agent: FakeAgent, carried: Carried, error: Exception
-) -> None:
-    carried.error = error
-    with pytest.raises(exception.MigrationPreCheckError) as caught:
-        carried(driver)
-    assert message(caught.value).endswith("[hook.migration.config-drive]")
-    assert carried.after == []
-    assert agent.asked("prepare") == []
-    assert agent.verbs()[-1] == "forget"
-
-
-def test_a_config_drive_comes_from_another_host(
-    driver: Any, agent: FakeAgent, carried: Carried
-) -> None:
-    for host in (CONF.host, None):
-        carried.instance.host = host
-        with pytest.raises(exception.MigrationPreCheckError):
-            carried(driver)
-        carried.folder.rmdir()
-    assert carried.copies == []
-    assert agent.asked("prepare") == []
-
-
-FLAT = {**DESCRIBED, "disks": [{"name": "disk", "size": 9, "base": False}]}
-ALONE = [{**jsonutils.loads(LISTED)[1], "backing_file": ""}]
-
-
-def test_the_source_tells_whose_key_an_unshelved_disk_has(
-    driver: Any, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = jsonutils.dumps(ALONE)
-    monkeypatch.setattr(
-        LibvirtDriver, "get_instance_disk_info", lambda *args: found
-    )
-    agent.answers["describe"] = {**FLAT, "ok": True}
-    (root,) = jsonutils.loads(driver.get_instance_disk_info(make_instance()))
-    assert root.pop("mh") == FLAT
-    assert root == ALONE[0]
-    # of one over its base the image service knows it
-    agent.answers["describe"] = {**DESCRIBED, "ok": True}
-    assert driver.get_instance_disk_info(make_instance()) == found
-    agent.answers["describe"] = no("agent.record.unknown")
-    with pytest.raises(exception.MigrationPreCheckError):
-        driver.get_instance_disk_info(make_instance())
-    assert driver.get_instance_disk_info(make_instance(False)) == found
-
-
-@pytest.mark.parametrize("drive", [False, True])
-def test_an_unshelved_one_comes_in(
-    driver: Any, agent: FakeAgent, carried: Carried, drive: bool
-) -> None:
-    """Under the key that the source told, once its directory is there; no
-    base is looked for."""
-    more = WITH_DRIVE[2:] if drive else []
-
-    def pre(driver: Any) -> str:
-        carried.folder.mkdir()
-        driver._create_images_and_backing(
-            None, carried.instance, str(carried.folder), ALONE + more, "node0"
-        )
-        return "data"
-
-    carried.stock.during = pre  # type: ignore[assignment]
-    told = [{**ALONE[0], "mh": FLAT}, *more]
-    assert (
-        driver.pre_live_migration(
-            *(None, carried.instance, None, None),
-            *(jsonutils.dumps(told), data()),
-        )
-        == "data"
-    )
-    (asked,) = agent.asked("prepare")
-    assert asked["purpose"] == "migrate-in"
-    assert asked["disks"] == FLAT["disks"]
-    assert (asked["key_id"], asked["ticket"]) == (FLAT["key_id"], "")
-    assert agent.asked("make")[0]["downloaded"] is False
-    assert carried.after[0][-2:] == ["prepare", "make"]
-    assert len(carried.copies) == drive
-    assert agent.asked("forget") == []
-
-
-@pytest.mark.parametrize(
-    "listed",
-    [
-        # a base, and nobody told whose; or one that was told not to be
-        ALONE,
-        [{**ALONE[0], "backing_file": "b", "mh": FLAT}],
-    ],
-)
-def test_an_unshelved_one_of_which_nothing_is_told(
-    driver: Any, agent: FakeAgent, stock: Stock, listed: Any
-) -> None:
-    """Over the image's base its guest would read what it had zeroed."""
-    stock.replace("pre_live_migration")
-    with pytest.raises(exception.MigrationPreCheckError) as caught:
-        driver.pre_live_migration(
-            *(None, make_instance(host="node0"), None, None),
-            *(jsonutils.dumps(listed), data()),
-        )
-    assert message(caught.value).endswith("[hook.refused.migration-disks]")
-    assert agent.asked("prepare") == []
-    assert stock.calls == []
-
-
-def test_nova_makes_no_disk_of_ours(
-    driver: Any,
-    where: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: list[list[str]] = []
-    monkeypatch.setattr(
-        LibvirtDriver,
-        "_create_images_and_backing",
-        lambda driver, context, one, folder, found, host=None: given.append(
-            [disk["path"] for disk in found]
-        ),
-    )
-    found = jsonutils.loads(LISTED)
-
-    def make(trusted: bool) -> None:
-        driver._create_images_and_backing(
-            None, make_instance(trusted), str(where), found, "node0"
-        )
-
-    for name in ("disk", "disk.swap"):
-        with pytest.raises(Denied, match=name):
-            make(True)
-        write_disk(str(where / name))
-    make(True)
-    assert given == [["/i/disk"]] * 3
-    make(False)
-    assert given[-1] == ["/i/disk.swap", "/i/disk"]
 
 
 def test_destination_that_fails_forgets(
@@ -551,11 +269,11 @@ def test_destination_that_fails_forgets(
 
     stock.during = fails
     with pytest.raises(exception.DestinationDiskExists):
-        driver.pre_live_migration(None, one, None, None, None, data())
+        driver.pre_live_migration(None, one, None, None, None, migrate_data())
     assert agent.verbs()[-1] == "forget"
     agent.answers["prepare"] = no("agent.kms.origin")
     with pytest.raises(exception.MigrationPreCheckError) as caught:
-        driver.pre_live_migration(None, one, None, None, None, data())
+        driver.pre_live_migration(None, one, None, None, None, migrate_data())
     assert message(caught.value).endswith("[agent.kms.origin]")
     assert agent.verbs()[-1] == "forget"
 
@@ -639,10 +357,10 @@ class Moving:
         ) -> None:
             guest = libvirt_guest.Guest(self.domain)
             driver._live_migration_operation(
-                context, instance, dest, True, data(), guest, ["vda"]
+                context, instance, dest, True, migrate_data(), guest, ["vda"]
             )
             if not self.domain.moved:
-                recover(context, instance, dest, data())
+                recover(context, instance, dest, migrate_data())
 
         def operation(
             driver: Any,
@@ -678,7 +396,7 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> Moving:
     return Moving(monkeypatch)
 
 
-def go(driver: Any, one: Any, migrate_data: Any = None) -> list[Any]:
+def go(driver: Any, one: Any, given: Any = None) -> list[Any]:
     undone: list[Any] = []
     driver.live_migration(
         None,
@@ -687,7 +405,7 @@ def go(driver: Any, one: Any, migrate_data: Any = None) -> list[Any]:
         None,
         lambda *args: undone.append(args),
         True,
-        migrate_data or data(),
+        given or migrate_data(),
     )
     return undone
 
@@ -747,7 +465,7 @@ def test_no_move_without_tls_or_disks(
     driver: Any, agent: FakeAgent, moving: Moving, told: list[str]
 ) -> None:
     one = make_instance()
-    assert len(go(driver, one, data(block_migration=False))) == 1
+    assert len(go(driver, one, migrate_data(block_migration=False))) == 1
     assert "hook.refused.migration-shared" in told[-1]
     CONF.set_override("live_migration_with_native_tls", False, "libvirt")
     assert len(go(driver, one)) == 1
@@ -819,7 +537,7 @@ def test_no_call_of_libvirt_past_the_gate(driver: Any, moving: Moving) -> None:
     guest = libvirt_guest.Guest(moving.domain)
     with pytest.raises(exception.NovaException, match="migration-gate"):
         driver._live_migration_operation(
-            None, make_instance(), "node3", True, data(), guest, []
+            None, make_instance(), "node3", True, migrate_data(), guest, []
         )
     assert moving.domain.moved == []
 
@@ -907,7 +625,7 @@ class Leaving:
             lambda *args: self.ends.append("post"),
             lambda *args, **words: self.ends.append("recover"),
             True,
-            data(migration=None),
+            migrate_data(migration=None),
         )
         return self.ends[1:]
 

@@ -109,7 +109,8 @@ def test_a_launch_that_never_comes_is_forgotten(
     one = make_instance()
     driver.prepare_for_spawn(one)
     driver.failed_spawn_cleanup(one)
-    assert agent.verbs()[-1] == "forget"
+    # the guard looks now and then
+    assert [v for v in agent.verbs() if v != "status"][-1] == "forget"
     assert agent.asked("forget")[0]["instance"] == INSTANCE
     driver.failed_spawn_cleanup(make_instance(trusted=False))
     assert len(agent.asked("forget")) == 1
