@@ -155,7 +155,7 @@ class Guest:
 
         :returns: blocks per second of each of :data:`FIGURES`.
         """
-        done = subprocess.run(
+        argv = (
             ["qemu-system-x86_64", "-nodefaults", "-display", "none"]
             + ["-machine", "pc,accel=" + ("kvm" if kvm else "tcg")]
             + [
@@ -171,21 +171,24 @@ class Guest:
             + ["-append", "console=ttyS0 quiet mitigations=off"]
             + keys.words
             + ["-blockdev", json.dumps({"node-name": "disk", **blockdev})]
-            + ["-device", "virtio-blk-pci,drive=disk"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            pass_fds=keys.fds,
-            timeout=timeout,
-            check=False,
+            + ["-device", "virtio-blk-pci,drive=disk"]
         )
-        found = PATTERN.search(done.stdout)
+        try:
+            said = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=keys.fds,
+                timeout=timeout,
+                check=False,
+            ).stdout
+        except subprocess.TimeoutExpired as error:
+            said = error.stdout or b""
+        text = said.decode(errors="replace")
+        found = PATTERN.search(text)
         if found is None:
-            raise RuntimeError(
-                f"the guest measured nothing: {done.stdout[-800:]} "
-                f"{done.stderr[-400:]}"
-            )
+            raise RuntimeError(f"the guest measured nothing: {text[-1200:]}")
         figures: dict[str, float] = json.loads(found.group(1))
         return figures
 
