@@ -25,6 +25,7 @@ from oslo_serialization import jsonutils
 from mh_core.fields import Fields
 from mh_nova.hook.disks import ROOT
 
+#: Member of nova's disk_info, which the source hands to the destination.
 _CARRIED = "mh"
 _EVENT = "hook.migrate.description"
 

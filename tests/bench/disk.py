@@ -15,8 +15,8 @@ The chain is what libvirt starts for us: a qcow2+LUKS overlay over the
 tenant's qcow2+LUKS image, against a plain qcow2 overlay over a plain qcow2
 image, which is what Nova makes with ``force_raw_images`` off. A Linux guest
 (Debian's kernel) reads and writes past its own page cache; nothing of the
-cloud is in the way. The chains are interleaved in each round, and their
-order is turned from round to round.
+cloud is in the way. One guest has a disk of each chain, and works on them in
+turn; their order is turned from round to round.
 
 Cache modes: ``none`` is what Nova uses where the host can; ``writeback``
 with everything in the host's page cache is the worst case, since then there
@@ -28,47 +28,26 @@ ciphers we use.
 from __future__ import annotations
 
 import argparse
-import collections.abc
 import dataclasses
 import json
 import os
 import pathlib
-import re
 import secrets
-import stat
 import statistics
 import subprocess
 import sys
 import tempfile
 import uuid
 
-from mh_core.image import luks1, overlay
+from mh_core.image import overlay
 from mh_glance import encrypt
+from tests.bench.disk_guest import BOOTS, FIGURES, Guest, Secrets, Stalled
 from tests.bench.launch import MIB, real_content
 from tests.minicloud import debian_image, layout
 
 XTS, CBC = "xts-plain64", "cbc-essiv:sha256"
-FIGURES = (
-    *("rand_read", "rand_write", "first_write"),
-    *("seq_read", "seq_write"),
-)
 #: What mh_glance and the agent make: (base, overlay).
 OURS = (encrypt.CIPHER, XTS)
-PATTERN = re.compile(r"MH-IO (\{.*\})")
-
-INIT = """\
-#!/bin/busybox sh
-/bin/busybox mkdir -p /dev
-/bin/busybox mount -t devtmpfs dev /dev
-for module in /modules/*.ko; do /bin/busybox insmod $module; done
-n=0
-until [ -b /dev/vda ] || [ $n -gt 200 ]; do
-    n=$((n + 1))
-    /bin/busybox sleep 0.05
-done
-/guest_io /dev/vda SECONDS SIZE > /dev/ttyS0 2>&1
-/bin/busybox poweroff -f
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,109 +67,6 @@ CHAINS = (
     Chain("xts over cbc-essiv", CBC, XTS),
     Chain("cbc-essiv over cbc-essiv", CBC, CBC),
 )
-
-
-def memfd(data: bytes) -> int:
-    fd = os.memfd_create("bench")
-    os.write(fd, data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-class Secrets:
-    """Keys for one run of a tool, each by a descriptor of its own."""
-
-    def __init__(self) -> None:
-        self.fds: list[int] = []
-        self.words: list[str] = []
-
-    def add(self, name: str, key: bytes) -> None:
-        fd = memfd(luks1.passphrase(key))
-        self.fds.append(fd)
-        self.words += [
-            "--object" if name == "out" else "-object",
-            f"secret,id={name},file=/proc/self/fd/{fd}",
-        ]
-
-    def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
-
-
-class Guest:
-    """Kernel and initrd of the guest that measures."""
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        base: pathlib.Path,
-        seconds: float,
-        mib: int,
-    ) -> None:
-        self.kernel, self.initrd = debian_image.boot_files(base, folder)
-        program = folder / "guest_io"
-        source = pathlib.Path(__file__).with_name("guest_io.c")
-        subprocess.run(
-            ["gcc", "-O2", "-static", "-pthread", "-o", program, source],
-            check=True,
-        )
-        init = INIT.replace("SECONDS", str(seconds)).replace("SIZE", str(mib))
-        mode = stat.S_IFREG | 0o755
-        debian_image.extend(
-            self.initrd,
-            [
-                ("init", mode, init.encode()),
-                ("guest_io", mode, program.read_bytes()),
-            ],
-        )
-
-    def run(
-        self,
-        blockdev: dict[str, object],
-        keys: Secrets,
-        kvm: bool,
-        timeout: float,
-    ) -> dict[str, float]:
-        """Boot, measure, power off.
-
-        :returns: blocks per second of each of :data:`FIGURES`.
-        """
-        argv = (
-            ["qemu-system-x86_64", "-nodefaults", "-display", "none"]
-            + ["-machine", "pc,accel=" + ("kvm" if kvm else "tcg")]
-            + [
-                "-cpu",
-                "host,arch-capabilities=off" if kvm else "max",
-                "-m",
-                "256",
-                "-smp",
-                "1",
-            ]
-            + ["-serial", "stdio", "-no-reboot"]
-            + ["-kernel", str(self.kernel), "-initrd", str(self.initrd)]
-            + ["-append", "console=ttyS0 quiet mitigations=off"]
-            + keys.words
-            + ["-blockdev", json.dumps({"node-name": "disk", **blockdev})]
-            + ["-device", "virtio-blk-pci,drive=disk"]
-        )
-        try:
-            said = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=keys.fds,
-                timeout=timeout,
-                check=False,
-            ).stdout
-        except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
-        text = said.decode(errors="replace")
-        found = PATTERN.search(text)
-        if found is None:
-            raise RuntimeError(f"the guest measured nothing: {text[-1200:]}")
-        figures: dict[str, float] = json.loads(found.group(1))
-        return figures
 
 
 class Disks:
@@ -242,11 +118,15 @@ class Disks:
             os.close(fd)
 
     def chain(
-        self, chain: Chain, direct: bool
-    ) -> tuple[dict[str, object], Secrets]:
-        """A new overlay, and QEMU's description of the two."""
+        self, chain: Chain, direct: bool, keys: Secrets
+    ) -> dict[str, object]:
+        """A new overlay, and QEMU's description of the two.
+
+        :param keys: theirs are added.
+        """
         base, base_key = self.base(chain.base)
-        top, top_key = self.folder / "top", secrets.token_bytes(32)
+        name = chain.name.replace(" ", "-")
+        top, top_key = self.folder / f"top-{name}", secrets.token_bytes(32)
         top.unlink(missing_ok=True)
         backing = (str(base), "qcow2")
         if chain.top is None:
@@ -257,7 +137,6 @@ class Disks:
             )
         else:
             self._encrypted(top, top_key, chain.top, backing)
-        keys = Secrets()
 
         def layer(
             path: pathlib.Path, mode: str | None, secret: str, key: bytes
@@ -276,10 +155,10 @@ class Disks:
                 out["encrypt"] = {"format": "luks", "key-secret": secret}
             return out
 
-        blockdev = layer(top, chain.top, "top", top_key)
-        under = layer(base, chain.base, "base", base_key)
+        blockdev = layer(top, chain.top, f"top-{name}", top_key)
+        under = layer(base, chain.base, f"base-{name}", base_key)
         blockdev["backing"] = {**under, "read-only": True}
-        return blockdev, keys
+        return blockdev
 
 
 Table = dict[tuple[str, str], list[dict[str, float]]]
@@ -288,55 +167,70 @@ Table = dict[tuple[str, str], list[dict[str, float]]]
 def measure(
     disks: Disks,
     guest: Guest,
-    chains: collections.abc.Sequence[Chain],
-    rounds: int,
+    rounds: dict[str, int],
     kvm: bool,
     timeout: float,
-) -> Table:
-    """Every chain in every cache mode, ``rounds`` times."""
+) -> tuple[Table, int]:
+    """Every chain in every cache mode.
+
+    :param rounds: by cache mode.
+    :returns: the figures, and how many guests stalled.
+    """
     table: Table = {}
-    for chain in chains:
+    stalled = 0
+    for chain in CHAINS:
         disks.base(chain.base)
-    for number in range(rounds):
+    for number in range(max(rounds.values())):
         for cache in ("none", "writeback"):
-            order = chains if number % 2 == 0 else chains[::-1]
-            for chain in order:
-                blockdev, keys = disks.chain(chain, cache == "none")
+            if number >= rounds[cache]:
+                continue
+            at = number % len(CHAINS)
+            order = CHAINS[at:] + CHAINS[:at]
+            for boot in range(1, BOOTS + 1):
+                keys = Secrets()
                 try:
-                    found = guest.run(blockdev, keys, kvm, timeout)
+                    chains = [
+                        disks.chain(chain, cache == "none", keys)
+                        for chain in order
+                    ]
+                    found = guest.run(chains, keys, kvm, timeout)
+                    break
+                except Stalled:
+                    stalled += 1
+                    print("a guest stalled; booted again", flush=True)
+                    if boot == BOOTS:
+                        raise
                 finally:
                     keys.close()
-                table.setdefault((cache, chain.name), []).append(found)
-    return table
+            for chain, sample in zip(order, found, strict=True):
+                table.setdefault((cache, chain.name), []).append(sample)
+        print(f"round {number + 1} is done", flush=True)
+    return table, stalled
 
 
-def medians(table: Table, cache: str, chain: str) -> dict[str, float]:
-    samples = table[cache, chain]
-    return {
-        figure: statistics.median(sample[figure] for sample in samples)
-        for figure in FIGURES
-    }
+def show(table: Table) -> dict[str, dict[str, float]]:
+    """Print it; the ratios of each chain, by ``cache/chain``.
 
-
-def show(
-    table: Table, chains: collections.abc.Sequence[Chain]
-) -> dict[str, dict[str, float]]:
-    """Print it; the ratios of each chain, by ``cache/chain``."""
+    :returns: the median over the guests of encrypted ÷ plain in one guest.
+    """
     ratios = {}
     print(
         f"{'cache':<10} {'chain (overlay over base)':<26} "
         + " ".join(f"{figure:>18}" for figure in FIGURES)
     )
-    for cache in ("none", "writeback"):
-        plain = medians(table, cache, chains[0].name)
-        for chain in chains:
-            here = medians(table, cache, chain.name)
-            ratio = {f: round(here[f] / plain[f], 3) for f in FIGURES}
-            ratios[f"{cache}/{chain.name}"] = ratio
-            cells = " ".join(
-                f"{here[f]:>10.0f}/s {ratio[f]:>5.2f}" for f in FIGURES
-            )
-            print(f"{cache:<10} {chain.name:<26} {cells}")
+    for (cache, chain), samples in sorted(table.items()):
+        plain = table[cache, CHAINS[0].name]
+        ratio, cells = {}, []
+        for figure in FIGURES:
+            rate = statistics.median(sample[figure] for sample in samples)
+            each = [
+                here[figure] / there[figure]
+                for here, there in zip(samples, plain, strict=True)
+            ]
+            ratio[figure] = round(statistics.median(each), 3)
+            cells.append(f"{rate:>10.0f}/s {ratio[figure]:>5.2f}")
+        ratios[f"{cache}/{chain}"] = ratio
+        print(f"{cache:<10} {chain:<26} {' '.join(cells)}")
     return ratios
 
 
@@ -357,8 +251,15 @@ def backend() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.disk")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="guests with cache none"
+    )
+    parser.add_argument(
+        "--writeback-rounds", type=int, default=2, help="with writeback"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.25, help="a turn of a disk"
+    )
     parser.add_argument("--size", type=int, default=512, help="MiB")
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg")
     options = parser.parse_args()
@@ -370,25 +271,25 @@ def main() -> int:
     source = real_content(cached, options.size * MIB)
     with tempfile.TemporaryDirectory(dir=cached) as name:
         folder = pathlib.Path(name)
-        guest = Guest(folder, base, options.seconds, options.size)
-        table = measure(
+        guest = Guest(folder, base, options.seconds, options.size, len(CHAINS))
+        table, stalled = measure(
             Disks(folder, source),
             guest,
-            CHAINS,
-            options.rounds,
+            {"none": options.rounds, "writeback": options.writeback_rounds},
             kvm,
-            timeout=120 + 40 * options.seconds,
+            timeout=240 + 1000 * options.seconds,
         )
     print(f"QEMU: {backend()}; {'KVM' if kvm else 'TCG'}, one vCPU")
-    ratios = show(table, CHAINS)
+    ratios = show(table)
     ours = next(c.name for c in CHAINS if (c.base, c.top) == OURS)
     print(
         json.dumps(
             {
                 "benchmark": "disk",
                 **ratios[f"none/{ours}"],
-                "cache_writeback": ratios[f"writeback/{ours}"],
+                "cache_writeback": ratios.get(f"writeback/{ours}", {}),
                 "accelerator": "kvm" if kvm else "tcg",
+                "stalled": stalled,
             }
         )
     )

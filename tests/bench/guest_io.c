@@ -10,14 +10,16 @@
  * License for the specific language governing permissions and limitations
  * under the License.
  *
- * Direct I/O from inside a guest: for each figure, threads that read or
- * write past the guest's page cache for some seconds. The first half of the
- * disk is read, the second written: once through, so that its clusters are
- * there, and then at random. Last of all comes what a new guest does most:
- * the first write to each cluster of the first half, whose other bytes are
- * the image's. Prints one JSON object on a line.
+ * Direct I/O from inside a guest, on several disks in turn: for each figure
+ * threads read or write past the guest's page cache, TURNS times on each
+ * disk, and every turn begins with another disk. So what the machine does
+ * meanwhile meets all of them. The first half of a disk is read, the second
+ * written: once through, so that its clusters are there, and then at random.
+ * Last of all comes what a new guest does most: the first write to each
+ * cluster of the first half, whose other bytes are the image's. Prints a list
+ * of JSON objects on a line, one for each disk.
  *
- *   guest_io DEVICE SECONDS MIB
+ *   guest_io SECONDS MIB DEVICE...
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -31,9 +33,11 @@
 
 #define MIB (1024 * 1024L)
 #define DEPTH 16
+#define TURNS 12
+#define DISKS 8
 #define CLUSTER (64 * 1024L)
 
-static int fd;
+static int fd, turn;
 static double until;
 
 struct job {
@@ -53,7 +57,7 @@ static void *work(void *argument)
 {
     struct job *job = argument;
     long blocks = job->length / job->block, at = job->number;
-    uint64_t seed = 88172645463325252ULL + 7919 * job->number;
+    uint64_t seed = 88172645463325252ULL + 7919 * job->number + 104729 * turn;
     void *buffer;
 
     if (posix_memalign(&buffer, 4096, job->block))
@@ -90,64 +94,104 @@ static void *work(void *argument)
     return NULL;
 }
 
-/* Blocks per second; size bytes of each are read or written, and with once
+/* A figure: size bytes of each block are read or written, and with once
  * every block no more than once. */
-static double run(long start, long length, long block, long size,
-                  int random, int writing, int once, int threads,
-                  double seconds)
+struct figure {
+    const char *name;
+    int second_half;
+    long block, size;
+    int random, writing, once, threads;
+};
+
+static const struct figure figures[] = {
+    {"seq_read", 0, MIB, MIB, 0, 0, 0, 4},
+    {"rand_read", 0, 4096, 4096, 1, 0, 0, DEPTH},
+    {"seq_write", 1, MIB, MIB, 0, 1, 0, 4},
+    {"rand_write", 1, 4096, 4096, 1, 1, 0, DEPTH},
+    {"first_write", 0, CLUSTER, 4096, 0, 1, 1, DEPTH},
+};
+#define FIGURES ((int)(sizeof(figures) / sizeof(figures[0])))
+
+struct sum {
+    long done;
+    double seconds;
+};
+
+static void run(const struct figure *figure, long half, double seconds,
+                struct sum *sum)
 {
     pthread_t thread[DEPTH];
     struct job job[DEPTH];
-    long done = 0;
     double begin = now();
 
     until = begin + seconds;
-    for (int i = 0; i < threads; i++) {
-        job[i] = (struct job){start, length, block, size, random, writing,
-                              once, i, threads, 0};
+    for (int i = 0; i < figure->threads; i++) {
+        job[i] = (struct job){figure->second_half ? half : 0, half,
+                              figure->block, figure->size, figure->random,
+                              figure->writing, figure->once, i,
+                              figure->threads, 0};
         if (pthread_create(&thread[i], NULL, work, &job[i]))
             exit(1);
     }
-    for (int i = 0; i < threads; i++) {
+    for (int i = 0; i < figure->threads; i++) {
         pthread_join(thread[i], NULL);
-        done += job[i].done;
+        sum->done += job[i].done;
     }
-    if (writing)
+    if (figure->writing)
         fdatasync(fd);
-    return done / (now() - begin);
+    sum->seconds += now() - begin;
+}
+
+static void fill(long half)
+{
+    static char zeros[1024 * 1024] __attribute__((aligned(4096)));
+
+    zeros[0] = 1;
+    for (long at = half; at < 2 * half; at += MIB)
+        if (pwrite(fd, zeros, MIB, at) != MIB) {
+            perror("guest_io");
+            exit(1);
+        }
+    fdatasync(fd);
 }
 
 int main(int count, char **words)
 {
+    static struct sum sums[FIGURES][DISKS];
+    int fds[DISKS], disks = count - 3;
     double seconds;
     long half;
 
-    if (count != 4)
+    if (disks < 1 || disks > DISKS)
         return 2;
-    fd = open(words[1], O_RDWR | O_DIRECT);
-    if (fd < 0) {
-        perror(words[1]);
-        return 1;
-    }
-    seconds = atof(words[2]);
-    half = atol(words[3]) * MIB / 2;
-    /* once through, unmeasured: the clusters of the second half */
-    for (long at = half; at < 2 * half; at += MIB) {
-        static char zeros[1024 * 1024] __attribute__((aligned(4096)));
-        zeros[0] = 1;
-        if (pwrite(fd, zeros, MIB, at) != MIB)
+    seconds = atof(words[1]);
+    half = atol(words[2]) * MIB / 2;
+    for (int disk = 0; disk < disks; disk++) {
+        fds[disk] = fd = open(words[3 + disk], O_RDWR | O_DIRECT);
+        if (fd < 0) {
+            perror(words[3 + disk]);
             return 1;
+        }
+        fill(half);
     }
-    fdatasync(fd);
-    double seq_read = run(0, half, MIB, MIB, 0, 0, 0, 4, seconds);
-    double rand_read = run(0, half, 4096, 4096, 1, 0, 0, DEPTH, seconds);
-    double seq_write = run(half, half, MIB, MIB, 0, 1, 0, 4, seconds);
-    double rand_write = run(half, half, 4096, 4096, 1, 1, 0, DEPTH, seconds);
-    double first_write = run(0, half, CLUSTER, 4096, 0, 1, 1, DEPTH, seconds);
-    printf("\nMH-IO {\"seq_read\": %.1f, \"rand_read\": %.1f, "
-           "\"seq_write\": %.1f, \"rand_write\": %.1f, "
-           "\"first_write\": %.1f}\n",
-           seq_read, rand_read, seq_write, rand_write, first_write);
+    for (int i = 0; i < FIGURES; i++) {
+        int turns = figures[i].once ? 1 : TURNS;
+        for (turn = 0; turn < turns; turn++)
+            for (int n = 0; n < disks; n++) {
+                int disk = (turn + n) % disks;
+                fd = fds[disk];
+                run(&figures[i], half, seconds, &sums[i][disk]);
+            }
+    }
+    printf("\nMH-IO [");
+    for (int disk = 0; disk < disks; disk++) {
+        printf("%s{", disk ? ", " : "");
+        for (int i = 0; i < FIGURES; i++)
+            printf("%s\"%s\": %.1f", i ? ", " : "", figures[i].name,
+                   sums[i][disk].done / sums[i][disk].seconds);
+        printf("}");
+    }
+    printf("]\n");
     fflush(stdout);
     return 0;
 }

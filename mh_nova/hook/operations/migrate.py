@@ -39,7 +39,6 @@ from mh_nova.hook.guard import TRAIT
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 EVENT = "hook.migrate"
-#: Member of nova's disk_info, which the source hands to the destination.
 
 
 class Migrate(LibvirtDriver, TrustedDriver):

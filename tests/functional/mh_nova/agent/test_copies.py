@@ -15,7 +15,6 @@ A running guest needs a real QEMU below a real libvirt: tests/e2e has it.
 """
 
 import os
-import resource
 import subprocess
 import threading
 import time
@@ -104,8 +103,6 @@ class Registry:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     world = World(tmp_path, launch_policy=ALLOWED)
     world.halt()
     world.libvirt = NoGuests()
@@ -113,7 +110,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.kms.twist = lambda payload: replace(payload, audit=AUDIT)
     yield world
     world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 @pytest.fixture

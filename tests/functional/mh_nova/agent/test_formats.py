@@ -13,9 +13,8 @@
 
 import hashlib
 import os
-import resource
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,6 @@ from tests.functional.mh_nova.agent.world import KEY_ID, MIB, World
 from tests.unit.mh_nova.hook.test_xml import disk as nova_disk
 
 MARK = b"content-of-the-tenant" * 40
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def refused(call: Any, *args: Any, **kwargs: Any) -> str:

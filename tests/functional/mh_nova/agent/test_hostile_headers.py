@@ -12,11 +12,10 @@
 """A qcow2 header edited on the node, each edit with its event id."""
 
 import os
-import resource
 import struct
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,16 +24,6 @@ from mh_core.errors import MHError
 from mh_core.image import overlay, qcow2
 from mh_core.image.qcow2_header import EXT_CRYPT_HEADER, EXTENSION
 from tests.functional.mh_nova.agent.world import MIB, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def patch(path: Path, offset: int, data: bytes) -> None:

@@ -11,11 +11,9 @@
 # under the License.
 """The key server client against a server, or a proxy, that lies."""
 
-import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +28,6 @@ from mh_nova.agent.keys import key_request
 from mh_nova.agent.kms import KeyUrl, KmsClient
 from tests.fixture import tls
 from tests.functional.mh_nova.agent.world import KEY_ID, Kms, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def ask(world: World, url: str = "", compat: bool = False) -> str:

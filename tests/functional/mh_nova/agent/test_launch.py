@@ -12,13 +12,10 @@
 """A launch as nova drives it, with real files, TLS and qemu tools."""
 
 import os
-import resource
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,17 +31,6 @@ from mh_nova.agent.measurers.base import HashedFile
 from mh_nova.agent.overlay import secret_uuid
 from mh_nova.agent.store import DiskRecord
 from tests.functional.mh_nova.agent.world import MIB, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    # as mh-agent itself does at its start
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def refused(call: Any, *args: Any, **kwargs: Any) -> str:

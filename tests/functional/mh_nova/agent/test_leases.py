@@ -13,7 +13,6 @@
 """Leases and receipts of real launches, over real TLS."""
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -28,16 +27,6 @@ from mh_nova.agent.guests import Guests
 from mh_nova.agent.lease import Leases
 from mh_nova.agent.secrets import Libvirt
 from tests.functional.mh_nova.agent.world import Reply, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def until(test: Callable[[], object], seconds: float = 10) -> None:

@@ -414,16 +414,6 @@ def test_no_leave_to_where_it_is(pair: Pair) -> None:
 # -- the destination's gate ---------------------------------------------------
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
-
-
 def test_in_only_where_it_is_expected(world: World) -> None:
     said = refused(
         lambda: world.launcher.migrate_in(world.instance, world.xml())

@@ -13,12 +13,9 @@
 
 import os
 import re
-import resource
 import struct
 import subprocess
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,16 +28,6 @@ from tests.functional.mh_nova.agent.test_launch import memfd, qemu_io, refused
 from tests.functional.mh_nova.agent.world import MIB, World
 
 LARGER = 1 << 30
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 @pytest.fixture

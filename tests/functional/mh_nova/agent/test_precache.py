@@ -11,25 +11,12 @@
 # under the License.
 """A base fetched ahead of any launch, with real files and hashes."""
 
-import resource
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mh_core.errors import MHError
 from tests.functional.mh_nova.agent.world import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def cache(world: World, stage: str, token: str = "") -> None:

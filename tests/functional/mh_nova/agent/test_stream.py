@@ -13,7 +13,6 @@
 
 import json
 import os
-import resource
 import socket
 import struct
 import subprocess
@@ -42,8 +41,6 @@ ROOT = Path(__file__).parents[4]
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     world = World(tmp_path)
     for name, value in {
         "enabled": True,
@@ -55,7 +52,6 @@ def world(tmp_path: Path) -> Iterator[World]:
         world.conf.set_override(name, value, group="stream")
     yield world
     world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@
 # under the License.
 """suspend, and the gate of a start that restores saved memory."""
 
-import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +37,6 @@ class Saved:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     world = World(tmp_path)
     (tmp_path / "qemu/save").mkdir(parents=True)
     world.conf.set_override("require_tmpfs", False, group="agent")
@@ -48,7 +45,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     )
     yield world
     world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ import errno
 import json
 import os
 import re
-import resource
 import subprocess
 import time
 import uuid
@@ -51,13 +50,10 @@ TOKEN = b"written by the guest to its volume. "
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     (tmp_path / "volumes").mkdir()
     world = World(tmp_path)
     yield world
     world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def refused(call: Any, *args: Any) -> str:

@@ -18,7 +18,6 @@ where libvirt keeps it, in libvirtd's own mount namespace.
 import dataclasses
 import json
 import re
-import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,16 +42,6 @@ connection = test_secrets.connection
 STATE = "var/lib/libvirt/swtpm/{}/tpm2/tpm2-00.permall"
 #: A flag of swtpm's file header (BLOB_FLAG_ENCRYPTED).
 ENCRYPTED = 0x0001
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def xml(world: World, secret: str = "") -> str:

@@ -19,6 +19,7 @@ import hashlib
 import http.server
 import json
 import os
+import resource
 import ssl
 import threading
 import time
@@ -431,6 +432,9 @@ class World:
     MEASURERS: tuple[str, ...] = ("ciphertext",)
 
     def __init__(self, folder: Path, **tenant: Any) -> None:
+        # as mh-agent itself does at its start
+        self._cores = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, self._cores[1]))
         self.folder = folder
         self.tenant = Tenant(folder, **tenant)
         self.authority = tls.Authority(folder / "tls")
@@ -544,6 +548,7 @@ class World:
     def stop(self) -> None:
         self.halt()
         self.kms.stop()
+        resource.setrlimit(resource.RLIMIT_CORE, self._cores)
 
     # -- what nova does
 

@@ -9,3 +9,18 @@
 # WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 # License for the specific language governing permissions and limitations
 # under the License.
+"""The host that most tests of the agent have."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.mh_nova.agent.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.stop()

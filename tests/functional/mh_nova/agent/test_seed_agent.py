@@ -11,25 +11,11 @@
 # under the License.
 """The agent that the benchmark compares with: the seed's own design."""
 
-import resource
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from mh_nova.agent.launch import Launcher
 from tests.bench import seed_agent
 from tests.functional.mh_nova.agent.world import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    world = World(tmp_path)
-    yield world
-    world.stop()
-    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def test_it_copies_the_image_and_goes_on(
