@@ -399,6 +399,9 @@ class World:
         )
         self.wait_trait(node, True)
         self.pause(self.CACHE)
+        # nova-compute may have asked just before all was well, and be about
+        # to withdraw the trait when it was looked at
+        self.wait_trait(node, True)
 
     def wait_trait(self, node: Node, present: bool) -> None:
         """Wait for CUSTOM_MH_TRUSTED_LAUNCH to be set or withdrawn."""
