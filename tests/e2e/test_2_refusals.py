@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
     "one", refusals.load(), ids=lambda one: one.case.__name__ + ":" + one.event
 )
 def test_refused(world: World, story: Story, one: Refusal) -> None:
-    assert refusals.try_one(world, story.disk_image, one).startswith(one.event)
+    assert refusals.try_one(world, story.ready(), one).startswith(one.event)
 
 
 def test_everything_is_put_right(world: World) -> None:

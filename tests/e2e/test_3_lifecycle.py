@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.minicloud, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def image(story: Story) -> TrustedImage:
-    return story.disk_image
+    return story.ready()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def searches(world: World, story: Story) -> Searches:
         server.id == story.server.id
         for server in world.admin.compute.servers(all_projects=True)
     ):
-        story.server = world.boots("searched", story.disk_image)
+        story.server = world.boots("searched", story.ready())
     guest.wait_status(world.admin, story.server, "ACTIVE")
     return Searches(story)
 

@@ -39,12 +39,7 @@ PASSWORD = "password-" + secrets.token_hex(12)
 @pytest.fixture(scope="module")
 def image(story: Story) -> TrustedImage:
     """The story's: no config drive, no rescue."""
-    if story.image is None:
-        story.enrol()
-        story.flavor()
-        story.tenant_key()
-        story.tenant_image()
-    return story.disk_image
+    return story.ready()
 
 
 @pytest.fixture(scope="module")

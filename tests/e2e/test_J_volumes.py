@@ -151,7 +151,7 @@ def test_a_trusted_server_does_not_boot_from_a_volume(
 ) -> None:
     """A volume with the properties of an encrypted image: what nova takes
     for those of the image."""
-    image = story.disk_image
+    image = story.ready()
     volume = volumes.create("trusted")
     volumes.storage.set_volume_image_metadata(
         volume,
@@ -186,7 +186,7 @@ def test_cinder_makes_no_volume_of_an_encrypted_image(
     world: World, volumes: Volumes, story: Story
 ) -> None:
     """It would have to open it, and has no key."""
-    image = story.disk_image
+    image = story.ready()
     volume = volumes.create("opened", image_id=image.id)
     assert volume.status == "error"
     assert not volume.is_bootable
