@@ -180,7 +180,8 @@ int main(int count, char **words)
             for (int n = 0; n < disks; n++) {
                 int disk = (turn + n) % disks;
                 fd = fds[disk];
-                run(&figures[i], half, seconds, &sums[i][disk]);
+                run(&figures[i], half, seconds * TURNS / turns,
+                    &sums[i][disk]);
             }
     }
     printf("\nMH-IO [");
